@@ -1,0 +1,24 @@
+# Each target makes the environment when it is missing. On Windows: see README.md, "Plain pip".
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: lab run test clean
+.DEFAULT_GOAL := lab
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "The course needs Python 3.11 or newer; this is %d.%d. Try: make PYTHON=python3.12" % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[lab,test]'
+	@touch $@
+
+lab: .venv/installed
+	$(BIN)/jupyter lab notebooks/01_random_events_and_variables.ipynb
+
+run: .venv/installed
+	$(BIN)/python -m course_lib run
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf build .pytest_cache .ruff_cache

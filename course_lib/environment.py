@@ -1,0 +1,240 @@
+"""Where the course runs: device, profile, folders and seeds, set up by one call."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+__version__ = "0.1.0"
+
+PROFILES = ("smoke", "laptop", "gpu")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much work a notebook may do: ``smoke`` (tests), ``laptop`` (the default) or ``gpu``."""
+
+    name: str = "laptop"
+
+    def __post_init__(self) -> None:
+        if self.name not in PROFILES:
+            raise ValueError(
+                f"COURSE_PROFILE is {self.name!r}, but a profile is one of {', '.join(PROFILES)}: "
+                "set it to one of these, or unset it for laptop."
+            )
+
+    def steps(self, laptop: int, *, smoke: int | None = None, gpu: int | None = None) -> int:
+        """Number of training updates (or of anything countable) that this profile allows.
+
+        Args:
+            laptop: number at the default profile.
+            smoke: number in the tests; a hundredth of ``laptop``, at least 3, unless given.
+            gpu: number for a full run; the same as ``laptop`` unless given.
+        """
+        if smoke is None:
+            smoke = max(3, laptop // 100)
+        return self.choose(smoke=smoke, laptop=laptop, gpu=laptop if gpu is None else gpu)
+
+    def choose(self, *, smoke: T, laptop: T, gpu: T | None = None) -> T:
+        """The value for this profile; ``gpu`` is the same as ``laptop`` unless given."""
+        if gpu is None:
+            gpu = laptop
+        return {"smoke": smoke, "laptop": laptop, "gpu": gpu}[self.name]
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Folders. None of them is made before something is written to it.
+
+    Attributes:
+        root: the checkout of the course, or None where only the library is installed.
+        cache: where downloads go (``COURSE_CACHE``, else ``data/cache``, else the user's cache).
+        mirror: local copies of the data sets (``COURSE_MIRROR``), or None.
+        output: where runs write (``COURSE_OUTPUT``, else ``build/runs`` of the checkout).
+    """
+
+    root: Path | None
+    cache: Path
+    mirror: Path | None
+    output: Path
+
+
+@dataclass
+class Course:
+    """What ``setup`` returns: everything that depends on the machine or on the seed."""
+
+    seed: int
+    device: torch.device
+    profile: Profile
+    paths: Paths
+    generator: torch.Generator
+    device_generator: torch.Generator
+    rng: np.random.Generator
+    report: str = field(repr=False, default="")
+
+    def new_generator(self, offset: int = 1) -> torch.Generator:
+        """A fresh CPU generator that depends on the seed and ``offset`` alone.
+
+        Use one per experiment, so that running a cell twice gives the same numbers twice.
+        """
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + offset)
+
+
+def repository_root() -> Path | None:
+    """The checkout that holds this library, or None when the library is installed alone."""
+    root = Path(__file__).resolve().parent.parent
+    return root if (root / "pyproject.toml").is_file() and (root / "notebooks").is_dir() else None
+
+
+def default_cache() -> Path:
+    """Folder for downloads: ``COURSE_CACHE``, else ``data/cache`` here, else the user's cache."""
+    if os.environ.get("COURSE_CACHE"):
+        return Path(os.environ["COURSE_CACHE"]).expanduser()
+    root = repository_root()
+    return root / "data" / "cache" if root else Path.home() / ".cache" / "course_lib"
+
+
+def mirror_directory() -> Path | None:
+    """Folder with local copies of the data sets (``COURSE_MIRROR``), or None when it is not set.
+
+    Raises:
+        FileNotFoundError: the variable names no folder.
+    """
+    value = os.environ.get("COURSE_MIRROR")
+    if not value:
+        return None
+    folder = Path(value).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"COURSE_MIRROR is {value!r}, which is not a folder: "
+            "set it to a folder laid out as data/README.md says, or unset it."
+        )
+    return folder
+
+
+def _output_directory() -> Path:
+    if os.environ.get("COURSE_OUTPUT"):
+        return Path(os.environ["COURSE_OUTPUT"]).expanduser()
+    root = repository_root()
+    return root / "build" / "runs" if root else Path.cwd() / "course_runs"
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """The device asked for by ``name`` or ``COURSE_DEVICE``, else CUDA, else Apple MPS, else CPU.
+
+    Raises:
+        ValueError: the device asked for is not there.
+    """
+    name = name or os.environ.get("COURSE_DEVICE")
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name is None:
+        return torch.device(next(kind for kind, available in there.items() if available))
+    if not there.get(name.split(":")[0], False):
+        raise ValueError(
+            f"The device {name!r} is not available here; this machine has "
+            f"{', '.join(kind for kind, available in there.items() if available)}."
+        )
+    return torch.device(name)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators of Python, NumPy and torch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def git_commit() -> str:
+    """Short name of the commit in use, or ``none``; ``+`` behind it when files differ from it."""
+    root = repository_root()
+    if root is None:
+        return "none"
+    try:
+        run = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "none"
+    return run.stdout.strip() or "none"
+
+
+def report_line(device: torch.device, profile: Profile, seed: int) -> str:
+    """One line that says what a bug report needs: versions, device, profile, seed, commit."""
+    import torchvision
+
+    name = device.type
+    if device.type == "cuda":
+        name = f"{name} ({torch.cuda.get_device_name(device)})"
+    elif device.type == "cpu":
+        name = f"{name} ({torch.get_num_threads()} threads)"
+    parts = [
+        f"course_lib {__version__}",
+        f"Python {platform.python_version()}",
+        f"torch {torch.__version__}",
+        f"torchvision {torchvision.__version__}",
+        f"numpy {np.__version__}",
+        f"{platform.system()} {platform.machine()}",
+        name,
+        f"profile {profile.name}",
+        f"seed {seed}",
+        f"commit {git_commit()}",
+    ]
+    return " · ".join(parts)
+
+
+def setup(
+    seed: int = 0, profile: str | None = None, device: str | None = None, quiet: bool = False
+) -> Course:
+    """Choose the device, read the profile, seed everything, and print one line about it.
+
+    Same seed, same machine, same versions: the same numbers.
+
+    Args:
+        seed: non-negative; every generator of the notebook derives from it.
+        profile: ``smoke``, ``laptop`` or ``gpu``; unless given, ``COURSE_PROFILE`` or ``laptop``.
+        device: ``cpu``, ``cuda`` or ``mps``; ``COURSE_DEVICE``, else the best there is.
+        quiet: do not print the line.
+
+    Raises:
+        ValueError: negative seed, unknown profile, or a device that is not there.
+        FileNotFoundError: ``COURSE_MIRROR`` names no folder.
+    """
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"The seed should be a whole number of at least 0, but is {seed!r}.")
+    chosen_profile = Profile(profile or os.environ.get("COURSE_PROFILE") or "laptop")
+    chosen_device = choose_device(device)
+    paths = Paths(repository_root(), default_cache(), mirror_directory(), _output_directory())
+    seed_everything(seed)
+    if chosen_device.type == "cuda":
+        # The fastest convolution kernels add in no fixed order; a course wants the same numbers.
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+    course = Course(
+        seed=seed,
+        device=chosen_device,
+        profile=chosen_profile,
+        paths=paths,
+        generator=torch.Generator().manual_seed(seed),
+        device_generator=torch.Generator(device=chosen_device).manual_seed(seed),
+        rng=np.random.default_rng(seed),
+        report=report_line(chosen_device, chosen_profile, seed),
+    )
+    if not quiet:
+        print(course.report)
+    return course

@@ -1,0 +1,503 @@
+"""The lectures as files: their generated cells, their freshness, and running them.
+
+Three cells of each lecture are generated and carry the tag ``badges``, ``record`` or ``setup``;
+everything else is the author's. ``source_hash`` covers the author's cells, so that a stored output
+can be told from a stale one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+import tempfile
+import threading
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from course_lib.environment import Profile, repository_root
+
+GENERATED_TAGS = ("badges", "record", "setup")
+
+SETUP_CELL = """\
+# Set-up, the same in every notebook. It installs course_lib where it is missing (Colab, Kaggle).
+import importlib.util
+import os
+import subprocess
+import sys
+
+if importlib.util.find_spec("course_lib") is None:
+    source = os.environ.get("COURSE_SOURCE", "git+{address}@{branch}")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", source]
+    if subprocess.run(pip).returncode != 0:
+        raise SystemExit(
+            f"course_lib could not be installed from {{source}}: check the network connection and "
+            "the address, then run this cell again."
+        )
+    importlib.invalidate_caches()
+
+import course_lib
+
+course = course_lib.setup(seed=0)"""
+
+
+def lecture_paths(root: Path) -> list[Path]:
+    """The lectures of a checkout, ``notebooks/NN_topic.ipynb``, in order."""
+    return sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def require_root() -> Path:
+    """The checkout of the course.
+
+    Raises:
+        FileNotFoundError: the library runs without its checkout.
+    """
+    root = repository_root()
+    if root is None:
+        raise FileNotFoundError(
+            "This command works on the notebooks of the course, and course_lib is installed here "
+            "without them: run it in a clone of the repository."
+        )
+    return root
+
+
+def read_notebook(path: Path) -> dict[str, Any]:
+    """A notebook as a dictionary.
+
+    Raises:
+        ValueError: the file is not a notebook.
+    """
+    try:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        notebook["cells"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path.name} cannot be read as a notebook ({type(error).__name__}): "
+            "restore it with git, or export it from JupyterLab again."
+        ) from None
+    return notebook
+
+
+def write_notebook(path: Path, notebook: dict[str, Any]) -> None:
+    """Write a notebook in the layout that JupyterLab writes; whole, or not at all."""
+    import nbformat
+
+    node = nbformat.reads(json.dumps(notebook), as_version=4)
+    write_text(path, nbformat.writes(node) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file aside, then rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(aside, 0o644)
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def source(cell: dict[str, Any]) -> str:
+    """Source text of a cell (stored as a string or as a list of lines)."""
+    text = cell.get("source", "")
+    return text if isinstance(text, str) else "".join(text)
+
+
+def tags(cell: dict[str, Any]) -> list[str]:
+    """Tags of a cell."""
+    return cell.get("metadata", {}).get("tags", [])
+
+
+def source_hash(notebook: dict[str, Any]) -> str:
+    """Hash of what the author wrote: every cell's kind, source and checks, but no generated cell."""
+    parts = [
+        [cell["cell_type"], source(cell), cell.get("metadata", {}).get("checks", [])]
+        for cell in notebook["cells"]
+        if not set(tags(cell)) & set(GENERATED_TAGS)
+    ]
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def claimed_equations(notebook: dict[str, Any]) -> list[str]:
+    r"""Numbers of the equations that claim something: ``\tag{4.3}``, but not ``\tag{def 4.3}``."""
+    text = "\n".join(source(cell) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    return re.findall(r"\\tag\{(\d+\.\d+)\}", text)
+
+
+def checked_equations(notebook: dict[str, Any]) -> list[str]:
+    """Numbers of the equations that code cells say they check, one entry per cell and number."""
+    return [
+        number
+        for cell in notebook["cells"]
+        if cell["cell_type"] == "code"
+        for number in cell.get("metadata", {}).get("checks", [])
+    ]
+
+
+# ---------------------------------------------------------------------------- generated cells
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the repository lives, as ``pyproject.toml`` says it."""
+
+    url: str
+    branch: str
+
+    @classmethod
+    def of(cls, root: Path) -> Address:
+        """Read ``[project.urls] Repository`` and ``[tool.course] branch``.
+
+        Raises:
+            ValueError: the address is missing or is not on GitHub, which Colab needs.
+        """
+        settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+        url = settings["project"].get("urls", {}).get("Repository", "").rstrip("/")
+        if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", url):
+            raise ValueError(
+                f"[project.urls] Repository in pyproject.toml is {url!r}: "
+                "write it as https://github.com/OWNER/NAME, which Colab links need."
+            )
+        branch = settings.get("tool", {}).get("course", {}).get("branch", "main")
+        return cls(url, branch)
+
+    @property
+    def slug(self) -> str:
+        """``OWNER/NAME``."""
+        return self.url.removeprefix("https://github.com/")
+
+
+def setup_cell(address: Address) -> str:
+    """Source of the set-up cell."""
+    return SETUP_CELL.format(address=address.url, branch=address.branch)
+
+
+def badge_row(address: Address, path: Path) -> str:
+    """Source of the badge row of one lecture."""
+    inside = f"{address.slug}/blob/{address.branch}/notebooks/{path.name}"
+    return (
+        "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+        f"(https://colab.research.google.com/github/{inside}) "
+        f"[view on GitHub](https://github.com/{inside}) · [map of the course](README.md)"
+    )
+
+
+def record_row(notebook: dict[str, Any]) -> str:
+    """Source of the line with minutes and memory, from the recorded runs of this notebook."""
+    runs = notebook.get("metadata", {}).get("course", {}).get("runs", {})
+    if not runs:
+        return "*Time and memory: no recorded run yet.*"
+    parts = [
+        f"`{name}` {_minutes(run['seconds'])} and {run['peak_memory_mb'] / 1000:.1f} GB "
+        f"on {run['device']}"
+        for name, run in runs.items()
+    ]
+    return "*Time and memory of the last recorded runs: " + "; ".join(parts) + ".*"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+
+
+def with_generated_cells(notebook: dict[str, Any], path: Path, address: Address) -> dict[str, Any]:
+    """A copy of the notebook in which the three generated cells are up to date.
+
+    Raises:
+        ValueError: a generated cell is missing or stands there twice.
+    """
+    texts = {
+        "badges": badge_row(address, path),
+        "record": record_row(notebook),
+        "setup": setup_cell(address),
+    }
+    cells, found = [], []
+    for cell in notebook["cells"]:
+        generated = [tag for tag in tags(cell) if tag in GENERATED_TAGS]
+        if generated:
+            found += generated
+            cell = {**cell, "source": texts[generated[0]].splitlines(keepends=True)}
+        cells.append(cell)
+    if sorted(found) != sorted(GENERATED_TAGS):
+        raise ValueError(
+            f"{path.name} should have one cell with each of the tags {', '.join(GENERATED_TAGS)}, "
+            f"but has {', '.join(found) or 'none'}: add the missing cell, or take the second away."
+        )
+    return {**notebook, "cells": cells}
+
+
+def update_badges(root: Path, write: bool = True) -> list[Path]:
+    """Bring the generated cells of all lectures up to date; return the lectures that differed."""
+    address = Address.of(root)
+    changed = []
+    for path in lecture_paths(root):
+        notebook = read_notebook(path)
+        fresh = with_generated_cells(notebook, path, address)
+        if [source(c) for c in fresh["cells"]] != [source(c) for c in notebook["cells"]]:
+            changed.append(path)
+            if write:
+                write_notebook(path, fresh)
+    return changed
+
+
+# ---------------------------------------------------------------------------- running
+
+
+@dataclass
+class Run:
+    """What came of executing one lecture."""
+
+    path: Path
+    notebook: dict[str, Any]
+    profile: str
+    seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+    device: str = "cpu"
+    checks_passed: int = 0
+    checks: int = 0
+    error: str = ""
+    done: set[int] = field(default_factory=set)
+
+
+class _PeakMemory(threading.Thread):
+    """Samples the resident memory of a process five times a second (megabytes)."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        import psutil
+
+        self.process, self.gone = psutil.Process(pid), psutil.Error
+        self.peak_mb, self.stopped = 0.0, threading.Event()
+
+    def run(self) -> None:
+        try:
+            while True:
+                self.peak_mb = max(self.peak_mb, self.process.memory_info().rss / 1e6)
+                if self.stopped.wait(0.2):
+                    return
+        except self.gone:
+            return
+
+
+def execute(
+    path: Path,
+    profile: str,
+    folder: Path | None = None,
+    on_cell: Callable[[int, int], None] | None = None,
+    timeout: int = 1800,
+    environment: dict[str, str] | None = None,
+    kernel_command: list[str] | None = None,
+) -> Run:
+    """Execute a notebook from top to bottom in a fresh kernel; an error in it does not raise here.
+
+    Args:
+        path: the notebook.
+        profile: ``smoke``, ``laptop`` or ``gpu``.
+        folder: working directory of the kernel; the notebook's own unless given.
+        on_cell: called with (cells done, cells in all) after each cell.
+        timeout: seconds that one cell may take.
+        environment: variables for the kernel, over those of this process.
+        kernel_command: the kernel's interpreter and options, this interpreter's unless given.
+    """
+    import nbformat
+    from jupyter_client.manager import AsyncKernelManager
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    notebook = nbformat.reads(json.dumps(read_notebook(path)), as_version=4)
+    run = Run(path, notebook, Profile(profile).name)
+    total = len(notebook.cells)
+
+    def cell_done(cell: Any, cell_index: int, **_: Any) -> None:
+        run.done.add(cell_index)
+        if on_cell:
+            on_cell(cell_index + 1, total)
+
+    manager = AsyncKernelManager(kernel_name="python3")
+    manager.kernel_spec.argv = [
+        *(kernel_command or [sys.executable, "-m", "ipykernel_launcher"]),
+        "-f",
+        "{connection_file}",
+        "--log-level=ERROR",
+    ]
+    client = NotebookClient(
+        notebook,
+        km=manager,
+        timeout=timeout,
+        resources={"metadata": {"path": str(folder or path.parent)}},
+        store_widget_state=False,
+        on_cell_executed=cell_done,
+    )
+    variables = {**os.environ, "COURSE_PROFILE": profile, **(environment or {})}
+    # Debuggers warn about frozen modules in every kernel's output otherwise.
+    variables.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    start = time.perf_counter()
+    memory = None
+    try:
+        with client.setup_kernel(env=variables):
+            memory = _PeakMemory(manager.provisioner.pid)
+            memory.start()
+            for index, cell in enumerate(notebook.cells):
+                client.execute_cell(cell, index)
+    except CellExecutionError as error:
+        run.error = f"{error.ename}: {error.evalue}".splitlines()[0]
+    except CellTimeoutError:
+        run.error = f"a cell timed out after {timeout} s"
+    except DeadKernelError:
+        run.error = "the kernel died, often for lack of memory"
+    finally:
+        if memory:
+            memory.stopped.set()
+    run.seconds = time.perf_counter() - start
+    run.peak_memory_mb = memory.peak_mb if memory else 0.0
+    run.device = _device_of(notebook)
+    run.checks = len(checked_equations(notebook))
+    run.checks_passed = len(
+        checked_equations(
+            {"cells": [c for i, c in enumerate(notebook.cells) if i in run.done and _passed(c)]}
+        )
+    )
+    return run
+
+
+def _passed(cell: dict[str, Any]) -> bool:
+    return not any(output.get("output_type") == "error" for output in cell.get("outputs", []))
+
+
+def _device_of(notebook: dict[str, Any]) -> str:
+    """The device as the set-up cell's own line names it."""
+    for cell in notebook["cells"]:
+        if "setup" in tags(cell):
+            text = "".join("".join(output.get("text", "")) for output in cell.get("outputs", []))
+            match = re.search(r" · ((?:cpu|cuda|mps)[^·]*) · profile", text)
+            if match:
+                return match.group(1)
+    return "unknown device"
+
+
+def clean(notebook: dict[str, Any]) -> dict[str, Any]:
+    """The notebook with outputs fit to be stored.
+
+    Views of widgets go, since their state is not stored and a reader would see an error in their
+    place; the text beside them stays. Times of execution go, since they differ at every run.
+    """
+    import nbformat
+
+    notebook = nbformat.reads(json.dumps(notebook), as_version=4)
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            data.pop("application/vnd.jupyter.widget-view+json", None)
+            output.get("metadata", {}).pop("application/vnd.jupyter.widget-view+json", None)
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata.kernelspec = {
+        "display_name": "Python 3 (ipykernel)",
+        "language": "python",
+        "name": "python3",
+    }
+    notebook.metadata.language_info = {"name": "python"}
+    return notebook
+
+
+def store(run: Run, root: Path, outputs: bool = True) -> None:
+    """Put a run into the repository: its time and memory, and its outputs where asked.
+
+    Raises:
+        ValueError: the run failed; nothing is stored then.
+    """
+    if run.error:
+        raise ValueError(f"{run.path.name} failed and is not stored: {run.error}")
+    notebook = clean(run.notebook) if outputs else read_notebook(run.path)
+    record = notebook["metadata"].setdefault("course", {})
+    if outputs:
+        record["source_hash"] = source_hash(notebook)
+        record["profile"] = run.profile
+    runs = dict(record.get("runs", {}))
+    runs[run.profile] = {
+        "seconds": round(run.seconds, 1),
+        "peak_memory_mb": round(run.peak_memory_mb),
+        "device": run.device,
+    }
+    record["runs"] = {name: runs[name] for name in ("smoke", "laptop", "gpu") if name in runs}
+    fresh = with_generated_cells(json.loads(json.dumps(notebook)), run.path, Address.of(root))
+    write_notebook(run.path, fresh)
+
+
+def to_html(notebook: dict[str, Any], title: str) -> str:
+    """A plain HTML page of a notebook."""
+    from nbconvert import HTMLExporter
+
+    page, _ = HTMLExporter().from_notebook_node(
+        clean(notebook), resources={"metadata": {"name": title}}
+    )
+    return page
+
+
+def run_lectures(
+    root: Path, names: list[str], profile: str, build: Path, store_as: str = ""
+) -> Iterator[Run]:
+    """Execute lectures one by one, with a progress line each; a failing one does not stop the rest.
+
+    Args:
+        root: the checkout.
+        names: beginnings of file names, such as ``04``; all lectures when empty.
+        profile: ``smoke``, ``laptop`` or ``gpu``.
+        build: folder for the executed copies (``.ipynb`` and ``.html``).
+        store_as: ``"outputs"`` stores outputs and time in notebooks/, ``"time"`` the time alone.
+
+    Raises:
+        ValueError: a name that no lecture has.
+    """
+    paths = lecture_paths(root)
+    if names:
+        unknown = [n for n in names if not any(p.name.startswith(n) for p in paths)]
+        if unknown:
+            raise ValueError(
+                f"No lecture begins with {', '.join(unknown)}; "
+                f"there are {', '.join(p.stem for p in paths)}."
+            )
+        paths = [p for p in paths if any(p.name.startswith(n) for n in names)]
+    live = sys.stdout.isatty()
+    for number, path in enumerate(paths, 1):
+        head = f"[{number}/{len(paths)}] {path.stem}"
+
+        def progress(done: int, total: int, head: str = head) -> None:
+            if live:
+                print(f"\r{head}: cell {done} of {total} ", end="", flush=True)
+
+        if not live:
+            print(f"{head}: running at {profile}", flush=True)
+        run = execute(path, profile, on_cell=progress)
+        write_text(build / path.name, json.dumps(clean(run.notebook), ensure_ascii=False, indent=1))
+        write_text(build / f"{path.stem}.html", to_html(run.notebook, path.stem))
+        if store_as and not run.error:
+            store(run, root, outputs=store_as == "outputs")
+        print(f"{chr(13) if live else ''}{head}: {_outcome(run)}        ", flush=True)
+        yield run
+
+
+def _outcome(run: Run) -> str:
+    return f"FAILED, {run.error}" if run.error else f"done in {_minutes(run.seconds)}"
+
+
+def summary_table(runs: list[Run]) -> str:
+    """The table at the end of ``make run``."""
+    width = max([len(run.path.stem) for run in runs] + [8])
+    lines = [f"{'notebook':<{width}}  {'seconds':>8}  {'peak GB':>8}  {'checks':>8}  result"]
+    for run in runs:
+        checks = f"{run.checks_passed}/{run.checks}"
+        result = "FAILED" if run.error else "ok"
+        lines.append(
+            f"{run.path.stem:<{width}}  {run.seconds:>8.1f}  {run.peak_memory_mb / 1000:>8.2f}  "
+            f"{checks:>8}  {result}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,207 @@
+"""The commands that run and store lectures, on small lectures made here."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from course_lib import __main__, notebooks
+
+PYPROJECT = """
+[project]
+name = "x"
+[project.urls]
+Repository = "https://github.com/owner/name"
+"""
+
+
+def cell(kind: str, text: str, **metadata) -> dict:
+    made = {"cell_type": kind, "id": f"c{abs(hash(text)) % 10**8}", "metadata": metadata}
+    made["source"] = text
+    if kind == "code":
+        made |= {"outputs": [], "execution_count": None}
+    return made
+
+
+def lecture(*cells: dict) -> dict:
+    generated = [
+        cell("markdown", "b", tags=["badges"]),
+        cell("markdown", "r", tags=["record"]),
+        cell("code", "s = 1", tags=["setup"]),
+    ]
+    return {"cells": generated + list(cells), "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch) -> Path:
+    (tmp_path / "pyproject.toml").write_text(PYPROJECT)
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.setattr(notebooks, "repository_root", lambda: tmp_path)
+    # The kernels of these tests start in a folder without the course beside it.
+    monkeypatch.setenv("PYTHONPATH", str(Path(notebooks.__file__).parents[1]))
+    return tmp_path
+
+
+def put(checkout: Path, name: str, *cells: dict) -> Path:
+    path = checkout / "notebooks" / f"{name}.ipynb"
+    notebooks.write_notebook(path, lecture(*cells))
+    return path
+
+
+def test_one_failing_lecture_does_not_hide_the_others(checkout, capsys):
+    put(
+        checkout, "01_bad", cell("code", "1 / 0", checks=["1.1"]), cell("code", "2", checks=["1.2"])
+    )
+    put(checkout, "02_good", cell("code", "print('fine')", checks=["2.1"]))
+    assert __main__.main(["run", "--profile", "smoke"]) == 1
+    out = capsys.readouterr().out
+    assert "01_bad: FAILED, ZeroDivisionError" in out
+    table = [line.split() for line in out.splitlines() if line.startswith(("01_bad ", "02_good "))]
+    assert [(row[0], row[3], row[4]) for row in table] == [
+        ("01_bad", "0/2", "FAILED"),
+        ("02_good", "1/1", "ok"),
+    ]
+    build = checkout / "build" / "smoke"
+    assert sorted(path.name for path in build.iterdir()) == [
+        "01_bad.html",
+        "01_bad.ipynb",
+        "02_good.html",
+        "02_good.ipynb",
+    ]
+    assert "fine" in (build / "02_good.html").read_text()
+    assert "ZeroDivisionError" in (build / "01_bad.html").read_text()
+
+
+def test_storing_keeps_outputs_time_and_hash_and_refuses_a_failed_run(checkout):
+    good = put(checkout, "01_good", cell("code", "import os; print(os.environ['COURSE_PROFILE'])"))
+    bad = put(checkout, "02_bad", cell("code", "raise ValueError"))
+    before = bad.read_text()
+    assert __main__.main(["run", "--store", "outputs"]) == 1
+    stored = notebooks.read_notebook(good)
+    record = stored["metadata"]["course"]
+    assert record["profile"] == "laptop"
+    assert record["source_hash"] == notebooks.source_hash(stored)
+    assert record["runs"]["laptop"]["seconds"] > 0
+    assert record["runs"]["laptop"]["peak_memory_mb"] > 5
+    assert "laptop" in "".join(stored["cells"][3]["outputs"][0]["text"])
+    assert "recorded runs: `laptop`" in notebooks.source(stored["cells"][1])
+    assert bad.read_text() == before
+
+
+def test_storing_the_time_leaves_outputs_alone(checkout):
+    path = put(checkout, "01_good", cell("code", "print(1)"))
+    assert __main__.main(["run", "--profile", "smoke", "--store", "time"]) == 0
+    stored = notebooks.read_notebook(path)
+    assert stored["cells"][3]["outputs"] == []
+    assert list(stored["metadata"]["course"]["runs"]) == ["smoke"]
+
+
+def test_a_cell_that_hangs_is_stopped(checkout):
+    path = put(checkout, "01_slow", cell("code", "import time; time.sleep(60)"))
+    run = notebooks.execute(path, "smoke", timeout=1)
+    assert "timed out" in run.error.lower() or "timeout" in run.error.lower()
+    assert run.seconds < 30
+
+
+def test_nbval_fails_a_cell_that_hangs(tmp_path, root):
+    """Past its timeout a hanging cell must count as failed, whatever it would have printed."""
+    notebooks.write_notebook(
+        tmp_path / "hang.ipynb",
+        lecture(cell("code", "import time; time.sleep(30)"), cell("code", "print('after')")),
+    )
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env"]
+    command += ["--nbval-cell-timeout=2", "-p", "no:cacheprovider", "-q", str(tmp_path)]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 1, run.stdout
+    assert "Cell 1" in run.stdout and "failed" in run.stdout
+
+
+def test_hash_sees_the_author_and_not_the_generated_cells():
+    first = lecture(cell("code", "1", checks=["1.1"]))
+    other = json.loads(json.dumps(first))
+    other["cells"][0]["source"] = "another badge"
+    other["cells"][3]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "2"}]
+    assert notebooks.source_hash(first) == notebooks.source_hash(other)
+    other["cells"][3]["source"] = ["1"]
+    assert notebooks.source_hash(first) == notebooks.source_hash(other), "lines or one string"
+    for change in ({"source": "2"}, {"metadata": {"checks": ["1.2"]}}):
+        changed = json.loads(json.dumps(first))
+        changed["cells"][3] |= change
+        assert notebooks.source_hash(first) != notebooks.source_hash(changed)
+
+
+def test_claims_and_definitions():
+    notebook = lecture(
+        cell("markdown", r"$$a=b \tag{1.1}$$ $$c:=d \tag{def 1.2}$$ $$e=f\tag{1.10}$$"),
+        cell("code", "x = r'\\tag{9.9}'", checks=["1.1"]),
+    )
+    assert notebooks.claimed_equations(notebook) == ["1.1", "1.10"]
+    assert notebooks.checked_equations(notebook) == ["1.1"]
+
+
+def test_badges_follow_the_address(checkout, capsys):
+    path = put(checkout, "01_a", cell("code", "1"))
+    assert __main__.main(["badges", "--check"]) == 1
+    assert __main__.main(["badges"]) == 0
+    text = path.read_text()
+    assert "colab.research.google.com/github/owner/name/blob/main/notebooks/01_a.ipynb" in text
+    assert "git+https://github.com/owner/name@main" in text
+    assert __main__.main(["badges", "--check"]) == 0
+    pyproject = checkout / "pyproject.toml"
+    pyproject.write_text(PYPROJECT.replace("owner", "fork") + '[tool.course]\nbranch = "dev"\n')
+    assert __main__.main(["badges", "--check"]) == 1
+    assert __main__.main(["badges"]) == 0
+    assert "fork/name/blob/dev" in path.read_text() and "owner" not in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("break_it", "sentence"),
+    [
+        (lambda root: (root / "notebooks" / "01_a.ipynb").write_text("{"), "restore it with git"),
+        (
+            lambda root: (root / "pyproject.toml").write_text("[project]\nname='x'"),
+            "https://github.com/OWNER/NAME",
+        ),
+        (
+            lambda root: notebooks.write_notebook(
+                root / "notebooks" / "01_a.ipynb",
+                lecture(cell("markdown", "twice", tags=["setup"])),
+            ),
+            "should have one cell with each of the tags",
+        ),
+    ],
+)
+def test_broken_files_get_their_sentence(checkout, capsys, break_it, sentence):
+    put(checkout, "01_a", cell("code", "1"))
+    break_it(checkout)
+    assert __main__.main(["badges"]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_writing_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
+    path = tmp_path / "file.txt"
+    notebooks.write_text(path, "old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        notebooks.write_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_widget_views_are_not_stored():
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "slide"}
+    notebook = lecture(cell("code", "1"))
+    notebook["cells"][3]["outputs"] = [
+        {"output_type": "display_data", "data": view, "metadata": {}}
+    ]
+    notebook["metadata"]["widgets"] = {"state": {}}
+    cleaned = notebooks.clean(notebook)
+    assert cleaned.cells[3].outputs[0].data == {"text/plain": "slide"}
+    assert "widgets" not in cleaned.metadata

@@ -1,0 +1,104 @@
+"""The checks of the notebooks: they pass on what is right and fail on what is wrong."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from course_lib import check, check_true, guards
+
+numbers = st.floats(-1e6, 1e6)
+
+
+@given(numbers, st.floats(1e-9, 1e3))
+def test_the_edge_of_the_tolerance(value, tolerance):
+    check("1.1", value, value, tolerance=tolerance)
+    with pytest.raises(AssertionError):
+        check("1.1", value + 2 * tolerance + 1e-6, value, tolerance=tolerance)
+
+
+def test_one_wrong_element_fails():
+    right = torch.zeros(100)
+    wrong = right.clone()
+    wrong[77] = 0.1
+    check("1.1", right, 0.0, tolerance=0.01)
+    with pytest.raises(AssertionError, match=r"\(1.1\).*largest error 0.1, allowed 0.01"):
+        check("1.1", wrong, 0.0, tolerance=0.01)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), [1.0, float("nan")]])
+def test_not_a_number_fails(bad):
+    with pytest.raises(AssertionError):
+        check("1.1", bad, 1.0, tolerance=1e9)
+
+
+def test_nothing_compared_fails():
+    with pytest.raises(AssertionError):
+        check("1.1", [], [], tolerance=1.0)
+    with pytest.raises(AssertionError):
+        check_true("1.1", np.array([]), "nothing")
+
+
+def test_relative_and_standard_error():
+    check("1.1", 101.0, 100.0, relative=0.011)
+    check("1.1", 1.0, 1.39, standard_error=0.1)
+    with pytest.raises(AssertionError):
+        check("1.1", 102.0, 100.0, relative=0.011)
+    with pytest.raises(AssertionError):
+        check("1.1", 1.0, 1.41, standard_error=0.1)
+
+
+def test_exactly_one_tolerance():
+    with pytest.raises(ValueError, match="exactly one"):
+        check("1.1", 1.0, 1.0)
+    with pytest.raises(ValueError, match="tolerance and relative"):
+        check("1.1", 1.0, 1.0, tolerance=1.0, relative=1.0)
+    with pytest.raises(ValueError, match="do not match"):
+        check("1.1", [1.0, 2.0], [1.0, 2.0, 3.0], tolerance=1.0)
+
+
+def test_the_line_names_the_equation(capsys):
+    check("4.3", np.float32(2.0), torch.tensor(2.0), tolerance=0.1, what="two is two")
+    check_true("4.4", torch.tensor([True, True]), "both hold")
+    assert capsys.readouterr().out.splitlines() == [
+        "✓ (4.3) two is two: largest error 0, allowed 0.1",
+        "✓ (4.4) both hold",
+    ]
+
+
+def test_check_true_fails_on_one_false():
+    with pytest.raises(AssertionError, match="4.4.*both hold"):
+        check_true("4.4", np.array([True, False]), "both hold")
+
+
+def test_require_images_accepts_what_is_right():
+    guards.require_images(torch.rand(2, 1, 4, 4), 0, 1)
+    guards.require_images(torch.rand(2, 3, 4, 4) * 2 - 1, -1, 1)
+
+
+@pytest.mark.parametrize(
+    ("x", "low", "sentence"),
+    [
+        (torch.rand(2, 1, 4, 4) * 255, -1, r"x / 127.5 - 1"),
+        (torch.rand(2, 1, 4, 4) * 255, 0, r"x / 255"),
+        (torch.rand(2, 1, 4, 4) * 2 - 1, 0, r"\(x \+ 1\) / 2"),
+        (torch.rand(1, 4, 4), 0, r"shape \[batch, channels, height, width\]"),
+        (torch.full((1, 1, 2, 2), float("nan")), 0, "4 of 4 values"),
+    ],
+)
+def test_require_images_names_the_mend(x, low, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        guards.require_images(x, low, 1)
+
+
+def test_require_images_refuses_integers():
+    with pytest.raises(TypeError, match="as_float"):
+        guards.require_images(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), 0, 1)
+
+
+def test_require_shape():
+    guards.require_shape(torch.zeros(5, 3, 8, 8), "batch, 3, side, side")
+    for shape in [(5, 1, 8, 8), (5, 3, 8, 9), (5, 3, 8)]:
+        with pytest.raises(ValueError, match="should have shape"):
+            guards.require_shape(torch.zeros(shape), "batch, 3, side, side")
