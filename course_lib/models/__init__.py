@@ -1,0 +1,65 @@
+"""Networks: plain `nn.Module`s that know no loss and no data.
+
+Tensors are float32; images are `[batch, channels, height, width]`, noise and
+codes `[batch, latent]`.
+"""
+
+from .article import (
+    ArticleDecoder,
+    ArticleDiscriminator,
+    ArticleEncoder,
+    ArticleGenerator,
+    CorrectedDecoder,
+    CorrectedDiscriminator,
+    CorrectedEncoder,
+    CorrectedGenerator,
+    SamePadConv2d,
+    SamePadConvTranspose2d,
+)
+from .common import count_parameters
+from .dcgan import DCGANDiscriminator, DCGANGenerator, dcgan_init
+from .mlp import MLPDiscriminator, MLPGenerator, mlp
+from .vae import (
+    VAE,
+    Autoencoder,
+    ConvDecoder,
+    ConvEncoder,
+    MLPDecoder,
+    MLPEncoder,
+    VAEOutput,
+    conv_autoencoder,
+    conv_vae,
+    mlp_autoencoder,
+    mlp_vae,
+)
+
+__all__ = [
+    "VAE",
+    "ArticleDecoder",
+    "ArticleDiscriminator",
+    "ArticleEncoder",
+    "ArticleGenerator",
+    "Autoencoder",
+    "ConvDecoder",
+    "ConvEncoder",
+    "CorrectedDecoder",
+    "CorrectedDiscriminator",
+    "CorrectedEncoder",
+    "CorrectedGenerator",
+    "DCGANDiscriminator",
+    "DCGANGenerator",
+    "MLPDecoder",
+    "MLPDiscriminator",
+    "MLPEncoder",
+    "MLPGenerator",
+    "SamePadConv2d",
+    "SamePadConvTranspose2d",
+    "VAEOutput",
+    "conv_autoencoder",
+    "conv_vae",
+    "count_parameters",
+    "dcgan_init",
+    "mlp",
+    "mlp_autoencoder",
+    "mlp_vae",
+]
