@@ -1,0 +1,29 @@
+"""Training: a state, a step, a loop. Knows losses, but neither data sets nor metrics."""
+
+from __future__ import annotations
+
+from course_lib.training.loop import TrainingDiverged, train
+from course_lib.training.state import (
+    EMA,
+    TrainingState,
+    gan_state,
+    load_checkpoint,
+    save_checkpoint,
+    vae_state,
+)
+from course_lib.training.steps import gan_step, generate, sample_noise, vae_step
+
+__all__ = [
+    "EMA",
+    "TrainingDiverged",
+    "TrainingState",
+    "gan_state",
+    "gan_step",
+    "generate",
+    "load_checkpoint",
+    "sample_noise",
+    "save_checkpoint",
+    "train",
+    "vae_state",
+    "vae_step",
+]

@@ -1,0 +1,281 @@
+"""The training loop: fetch a batch, take a step, watch over it.
+
+Everything here but the five lines of the loop itself is bookkeeping: recording losses, showing
+progress, noticing divergence, sampling, checkpoints, and Ctrl-C between steps.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from course_lib.training.state import TrainingState, load_checkpoint, modes_kept, save_checkpoint
+
+Step = Callable[[TrainingState, Tensor], Mapping[str, Tensor]]
+
+# On a GPU, reading one number makes the CPU wait; so values are fetched in blocks of this many
+# steps. On a CPU they are there at once.
+BLOCK = 50
+REDRAW_SECONDS = 0.25
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss, a gradient or a batch is NaN or infinite; the sentence names step and tensor."""
+
+
+class Recorder:
+    """Losses and gradient norms as tensors; every so often as floats into `state.history`."""
+
+    def __init__(self, state: TrainingState) -> None:
+        self.state = state
+        self.block = 1 if state.device.type == "cpu" else BLOCK
+        self.names: list[str] = []
+        self.rows: list[Tensor] = []
+        self.batch: Tensor | None = None
+
+    def add(self, losses: Mapping[str, Tensor], batch: Tensor) -> None:
+        """Record one finished step."""
+        names = list(losses)
+        if names != (self.names or names) or (
+            self.state.history and names != list(self.state.history)
+        ):
+            raise ValueError(
+                f"The step returned {names} after {self.names or list(self.state.history)}; a run "
+                "keeps one set of names, so use one kind of step or start a new state."
+            )
+        self.names, self.batch = names, batch
+        gradients = [
+            [p.grad for p in module.parameters() if p.grad is not None]
+            for module in self.state.modules.values()
+        ]
+        # The norm of a module's gradient is finite only if every entry is: one fused check.
+        norms = [torch.stack(torch._foreach_norm(g)).sum() for g in gradients if g]
+        device = self.state.device
+        values = [torch.as_tensor(v, device=device) for v in (*losses.values(), *norms)]
+        self.rows.append(torch.stack([v.detach().float() for v in values]))
+        if len(self.rows) >= self.block:
+            self.flush()
+
+    def flush(self) -> None:
+        """Fetch what is pending. Raises TrainingDiverged."""
+        if not self.rows:
+            return
+        first = self.state.step - len(self.rows) + 1
+        rows, self.rows = torch.stack(self.rows).tolist(), []
+        for step, row in enumerate(rows, start=first):
+            if not all(map(math.isfinite, row)):
+                culprit = self._culprit(row)
+                if culprit:
+                    raise TrainingDiverged(
+                        f"Training diverged at step {step}: {culprit} is not finite; try a smaller "
+                        "learning rate or a penalty, and resume from the last checkpoint."
+                    )
+            for name, value in zip(self.names, row, strict=False):
+                self.state.history.setdefault(name, []).append(value)
+
+    def _culprit(self, row: list[float]) -> str | None:
+        if self.batch is not None and not torch.isfinite(self.batch).all():
+            return "the batch of data"
+        for name, value in zip(self.names, row, strict=False):
+            if not math.isfinite(value):
+                return f"{name} ({value})"
+        for module_name, module in self.state.modules.items():
+            for name, p in module.named_parameters():
+                if p.grad is not None and not torch.isfinite(p.grad).all():
+                    return f"the gradient of {module_name}.{name}"
+        return None  # finite gradients so large that only their norm overflows
+
+    def text(self) -> str:
+        """The latest values, for the progress line."""
+        return ", ".join(f"{name} {values[-1]:.4g}" for name, values in self.state.history.items())
+
+
+class NotebookLine:
+    """A file for tqdm that shows its text in one place: the stored output is the last line."""
+
+    encoding = "utf-8"  # tqdm asks before it draws blocks
+
+    def __init__(self) -> None:
+        self.handle, self.text = None, ""
+
+    def write(self, text: str) -> None:
+        self.text = text.strip("\r\n ") or self.text
+
+    def flush(self) -> None:
+        from IPython.display import display
+
+        if not self.text:
+            return
+        content = {"text/plain": self.text}
+        if self.handle is None:
+            self.handle = display(content, raw=True, display_id=True)
+        else:
+            self.handle.update(content, raw=True)
+
+
+def _in_notebook() -> bool:
+    module = sys.modules.get("IPython")
+    shell = module.get_ipython() if module else None
+    return shell is not None and "IPKernelApp" in shell.config
+
+
+class ProgressBar:
+    """One line of tqdm, redrawn at most four times a second and at the end."""
+
+    def __init__(self, total: int, initial: int, label: str, enabled: bool) -> None:
+        notebook = enabled and _in_notebook()
+        self.bar = tqdm(
+            total=total,
+            initial=initial,
+            desc=label or None,
+            disable=not enabled,
+            file=NotebookLine() if notebook else sys.stderr,
+            ncols=None,
+            dynamic_ncols=not notebook,
+            bar_format="{l_bar}{bar:20}{r_bar}",
+        )
+        self.drawn = time.monotonic()
+
+    def show(self, step: int, recorder: Recorder, force: bool = False) -> None:
+        """Redraw if it is time to; only then are the latest losses fetched."""
+        if self.bar.disable or not (force or time.monotonic() - self.drawn >= REDRAW_SECONDS):
+            return
+        recorder.flush()
+        self.bar.n = step
+        self.bar.set_postfix_str(recorder.text(), refresh=False)
+        self.bar.refresh()
+        self.drawn = time.monotonic()
+
+
+@contextmanager
+def _interrupt_between_steps() -> Iterator[Callable[[], bool]]:
+    """Hold back Ctrl-C until the loop asks for it; a second one interrupts at once.
+
+    An interrupt in mid-step would leave a discriminator updated and its generator not.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # Python gives signals to the main thread alone
+        return
+    pressed = threading.Event()
+
+    def note(number: int, frame: Any) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed.is_set
+    finally:
+        # None: a handler that was not set from Python and cannot be set back.
+        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
+
+
+def _sample(state: TrainingState, on_sample: Callable[[TrainingState], Any]) -> None:
+    # What a hook draws must not change the training that follows.
+    drawn, drawn_globally = state.generator.get_state(), torch.get_rng_state()
+    with modes_kept(*state.modules.values()):
+        state.samples.append((state.step, on_sample(state)))
+    state.generator.set_state(drawn)
+    torch.set_rng_state(drawn_globally)
+
+
+def train(
+    state: TrainingState,
+    step: Step,
+    batches: Iterable[Tensor],
+    steps: int,
+    *,
+    sample_every: int | None = None,
+    on_sample: Callable[[TrainingState], Any] | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    label: str = "",
+) -> dict[str, list[float]]:
+    """Call `step(state, batch)` until `state.step == steps`.
+
+    Args:
+        step: for example `gan_step`, or `functools.partial(vae_step, beta=4.0)`. The loop counts:
+            a step does not touch `state.step`.
+        batches: endless; with state_dict() and load_state_dict() if checkpoints are asked for.
+        steps: total number of steps, those done before included.
+        on_sample: called with the state at step 0, every `sample_every` steps and at the end;
+            what it returns is collected in `state.samples` as (step, result). Its random draws do
+            not disturb the training.
+        checkpoint: directory written every `checkpoint_every` steps, at the end, and at Ctrl-C
+            (which waits for the running step, and is then raised as KeyboardInterrupt).
+        resume: go on from the checkpoint in that directory, exactly as if the run had never
+            stopped; begin at the beginning if it holds none.
+        progress: show a line with the latest losses.
+
+    Modules train in train mode and get their modes back at the end.
+
+    Returns:
+        `state.history`: {name: one float per step}.
+
+    Raises:
+        TrainingDiverged: a loss, gradient or batch is not finite; no checkpoint is written then.
+        ValueError: contradictory arguments, or `batches` ended.
+        TypeError: a checkpoint is asked for and `batches` cannot store its position.
+        OSError: a checkpoint cannot be written.
+    """
+    if checkpoint is None and (resume or checkpoint_every):
+        raise ValueError("resume and checkpoint_every need checkpoint=, the directory to use.")
+    if on_sample is None and sample_every:
+        raise ValueError("sample_every needs on_sample=, the function to call.")
+    if min(steps, sample_every or 1, checkpoint_every or 1) < 1:
+        raise ValueError("steps, sample_every and checkpoint_every must be at least 1.")
+    if checkpoint is not None and not hasattr(batches, "load_state_dict"):
+        raise TypeError(
+            f"{type(batches).__name__} has no state_dict() and load_state_dict(), which an exact "
+            "checkpoint needs; use data.Batches or data.SampleBatches."
+        )
+    if resume and (Path(checkpoint) / "manifest.json").exists():
+        load_checkpoint(state, batches, checkpoint)
+    if state.step >= steps:
+        return state.history
+
+    modules = list(state.modules.values())
+    stream, recorder = iter(batches), Recorder(state)
+    bar = ProgressBar(steps, state.step, label, progress)
+    with modes_kept(*modules), _interrupt_between_steps() as interrupted, bar.bar:
+        for module in modules:
+            module.train()
+        if on_sample and state.step == 0:
+            _sample(state, on_sample)
+        while state.step < steps:
+            batch = next(stream, None)
+            if batch is None:
+                raise ValueError(f"batches ended after {state.step} steps; it must be endless.")
+            losses = step(state, batch)
+            state.step += 1
+            recorder.add(losses, batch)
+
+            last, stop = state.step == steps, interrupted()
+            bar.show(state.step, recorder, force=last or stop)
+            if on_sample and (last or (sample_every and state.step % sample_every == 0)):
+                recorder.flush()
+                _sample(state, on_sample)
+            if checkpoint is not None and (
+                last or stop or (checkpoint_every and state.step % checkpoint_every == 0)
+            ):
+                recorder.flush()
+                save_checkpoint(state, batches, checkpoint)
+            if stop:
+                recorder.flush()
+                raise KeyboardInterrupt
+        recorder.flush()
+    return state.history

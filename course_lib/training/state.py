@@ -1,0 +1,362 @@
+"""What a training run is made of, and how it is put on disk and taken back bit for bit."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+
+class EMA:
+    """Exponential moving average of a module's weights: average += (1 - decay)(weight - average).
+
+    `.module` is the averaged copy, in eval mode and without gradients; it remembers about the last
+    1 / (1 - decay) updates and starts at the weights that the module has now. Buffers (the running
+    statistics of batch normalisation) are copied, not averaged.
+
+    Raises:
+        ValueError: decay is not in [0, 1).
+
+    Source: Yazici et al. 2019, The unusual effectiveness of averaging in GAN training.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be in [0, 1), for example 0.999, not {decay}.")
+        self.decay = decay
+        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self._source = module
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average one step towards the module's weights; call after its optimizer."""
+        pairs = zip(self.module.parameters(), self._source.parameters(), strict=True)
+        for average, weight in pairs:
+            average.lerp_(weight, 1 - self.decay)
+        for mine, theirs in zip(self.module.buffers(), self._source.buffers(), strict=True):
+            mine.copy_(theirs)
+
+
+@dataclass
+class TrainingState:
+    """Everything that changes while a model learns.
+
+    `generator` is the CPU source of every draw; `step` counts finished steps (the loop adds to it);
+    `history` has one value per step and name; `samples` collects `(step, result)` of the loop's
+    `on_sample` and is the one field that a checkpoint does not hold.
+    """
+
+    modules: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
+    ema: dict[str, EMA] = field(default_factory=dict)
+    generator: torch.Generator = field(default_factory=torch.Generator)
+    step: int = 0
+    history: dict[str, list[float]] = field(default_factory=dict)
+    latent_dim: int | None = None
+    samples: list[tuple[int, Any]] = field(default_factory=list)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the modules live."""
+        return next(p.device for m in self.modules.values() for p in m.parameters())
+
+
+def _adam(
+    parameters: Iterable[nn.Parameter], learning_rate: float, betas: tuple[float, float]
+) -> torch.optim.Adam:
+    """Adam, fused into one kernel; where torch refuses that, the ordinary one (same update)."""
+    if not learning_rate > 0:
+        raise ValueError(f"learning_rate must be positive, not {learning_rate}.")
+    parameters = list(parameters)
+    try:
+        return torch.optim.Adam(parameters, lr=learning_rate, betas=betas, fused=True)
+    except RuntimeError:
+        return torch.optim.Adam(parameters, lr=learning_rate, betas=betas)
+
+
+def gan_state(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    *,
+    latent_dim: int,
+    learning_rate: float | tuple[float, float] = 2e-4,
+    betas: tuple[float, float] = (0.5, 0.999),
+    ema_decay: float | None = 0.999,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+) -> TrainingState:
+    """State for `gan_step`: modules 'generator' and 'discriminator', each with its Adam.
+
+    Args:
+        latent_dim: width of z, [batch, latent_dim].
+        learning_rate: one for both players, or (generator, discriminator).
+        betas: of Adam; beta1 = 0.5 after Radford et al. 2015 (DCGAN).
+        ema_decay: None keeps no average; else `state.ema['generator'].module` is it.
+        seed: of the noise.
+        device: where to move the modules; None leaves them where they are.
+
+    Adam is fused where torch offers that on the device; the ordinary Adam stands in elsewhere.
+
+    Raises:
+        ValueError: latent_dim, a learning rate or ema_decay is out of range.
+    """
+    if latent_dim < 1:
+        raise ValueError(f"latent_dim must be at least 1, not {latent_dim}.")
+    modules = {"generator": generator, "discriminator": discriminator}
+    rates = learning_rate if isinstance(learning_rate, tuple) else (learning_rate,) * 2
+    for module in modules.values():
+        module.to(device)
+    return TrainingState(
+        modules=modules,
+        optimizers={
+            name: _adam(module.parameters(), rate, betas)
+            for (name, module), rate in zip(modules.items(), rates, strict=True)
+        },
+        ema={} if ema_decay is None else {"generator": EMA(generator, ema_decay)},
+        generator=torch.Generator().manual_seed(seed),
+        latent_dim=latent_dim,
+    )
+
+
+def vae_state(
+    vae: nn.Module,
+    likelihood: nn.Module,
+    *,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+) -> TrainingState:
+    """State for `vae_step`: modules 'vae' and 'likelihood' under one Adam, named 'vae'.
+
+    `seed` is that of the posterior's draws; `device` moves both modules (None leaves them). Adam is
+    fused where torch offers that on the device; the ordinary Adam stands in elsewhere.
+
+    Raises:
+        ValueError: learning_rate is not positive.
+    """
+    modules = {"vae": vae.to(device), "likelihood": likelihood.to(device)}
+    parameters = [p for module in modules.values() for p in module.parameters()]
+    return TrainingState(
+        modules=modules,
+        optimizers={"vae": _adam(parameters, learning_rate, (0.9, 0.999))},
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+@contextmanager
+def modes_kept(*modules: nn.Module) -> Iterator[None]:
+    """Give every submodule its train or eval mode back afterwards."""
+    before = [(child, child.training) for module in modules for child in module.modules()]
+    try:
+        yield
+    finally:
+        for child, training in before:
+            child.training = training
+
+
+# Checkpoints. A directory holds weights-*.safetensors, state-*.pt and manifest.json. The manifest
+# names the other two with their hashes, and replacing it is the one atomic act: a kill at any
+# moment leaves either the old manifest with its files or the new one with its own.
+
+FORMAT, VERSION = "course_lib checkpoint", 1
+
+
+def _weights(state: TrainingState) -> dict[str, Tensor]:
+    """Every weight and buffer by full name; they share memory with the modules."""
+    named = {f"modules.{name}": module for name, module in state.modules.items()}
+    named |= {f"ema.{name}": ema.module for name, ema in state.ema.items()}
+    return {f"{a}.{b}": t for a, module in named.items() for b, t in module.state_dict().items()}
+
+
+def _random_states(state: TrainingState) -> dict[str, Tensor]:
+    states = {"generator": state.generator.get_state(), "cpu": torch.get_rng_state()}
+    if state.device.type == "cuda":  # dropout draws there
+        states["cuda"] = torch.cuda.get_rng_state(state.device)
+    return states
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(directory: Path) -> None:
+    if os.name == "nt":  # a directory cannot be opened there
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_checkpoint(state: TrainingState, batches: Any, directory: str | Path) -> None:
+    """Write modules, averages, optimizers, random states, data position and history.
+
+    The checkpoint that was in `directory` is valid until the new one is complete. `state.samples`
+    is not stored.
+
+    Args:
+        batches: what feeds the loop, with `state_dict()`; None stores no data position.
+
+    Raises:
+        TypeError: `batches` has no state_dict.
+        OSError: the disk is full or read-only; the previous checkpoint is untouched.
+    """
+    if batches is not None and not hasattr(batches, "state_dict"):
+        raise TypeError(
+            f"{type(batches).__name__} has no state_dict(), so its position cannot be stored; "
+            "use data.Batches or data.SampleBatches, or train without a checkpoint."
+        )
+    directory = Path(directory)
+    weights = {name: t.detach().cpu().clone() for name, t in _weights(state).items()}
+    rest = {
+        "history": {k: torch.tensor(v, dtype=torch.float64) for k, v in state.history.items()},
+        "optimizers": {name: opt.state_dict() for name, opt in state.optimizers.items()},
+        "random": _random_states(state),
+        "batches": None if batches is None else batches.state_dict(),
+    }
+    buffer = io.BytesIO()
+    torch.save(rest, buffer)
+    token = f"{state.step:08d}-{secrets.token_hex(4)}"  # never the name of a file in use
+    files = {
+        f"weights-{token}.safetensors": safetensors.torch.save(weights),
+        f"state-{token}.pt": buffer.getvalue(),
+    }
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    manifest = {"format": FORMAT, "version": VERSION, "step": state.step, "files": hashes}
+    aside = f"manifest-{token}.tmp"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            _write(directory / name, content)
+        _write(directory / aside, json.dumps(manifest, indent=2).encode())
+        _sync_directory(directory)
+        os.replace(directory / aside, directory / "manifest.json")
+        _sync_directory(directory)
+    except OSError as error:
+        for name in (*files, aside):
+            _try_unlink(directory / name)
+        raise OSError(
+            error.errno,
+            f"Could not write the checkpoint ({error.strerror}), and the previous one, if any, is "
+            "unchanged; free some space or choose a directory that you may write to",
+            str(directory),
+        ) from error
+    for pattern in ("weights-*.safetensors", "state-*.pt", "manifest-*.tmp"):
+        for path in directory.glob(pattern):
+            if path.name not in files:
+                _try_unlink(path)
+
+
+def _try_unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        pass  # a left-over costs space, not correctness
+
+
+def _read_checkpoint(directory: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
+    """Step, weights and the rest, each proven whole by its hash."""
+    path = directory / "manifest.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"There is no checkpoint in {directory} (no manifest.json); check the path, or train "
+            "first with checkpoint= set to it."
+        )
+    foreign = ValueError(
+        f"{path} is not the manifest of a course_lib checkpoint; give another directory."
+    )
+    try:
+        manifest = json.loads(path.read_bytes())
+        if manifest["format"] != FORMAT:
+            raise foreign
+        version, step, files = manifest["version"], int(manifest["step"]), dict(manifest["files"])
+    except (ValueError, KeyError, TypeError):
+        raise foreign from None
+    if version != VERSION:
+        raise ValueError(
+            f"The checkpoint in {directory} has format version {version} but this library reads "
+            f"version {VERSION}; use the library that wrote it, or train again."
+        )
+    contents = []
+    for name, expected in files.items():
+        file = directory / Path(name).name
+        content = file.read_bytes() if file.exists() else b""
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise ValueError(
+                f"{file} is missing, truncated or damaged (its hash is not the manifest's); "
+                "restore it from a copy, or train again in an empty directory."
+            )
+        contents.append(content)
+    if len(contents) != 2:
+        raise foreign
+    rest = torch.load(io.BytesIO(contents[1]), map_location="cpu", weights_only=True)
+    return step, safetensors.torch.load(contents[0]), rest
+
+
+def _require_same_model(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    for name in sorted(mine.keys() | theirs.keys()):
+        here, there = (
+            f"{t.dtype} {list(t.shape)}" if t is not None else "absent"
+            for t in (mine.get(name), theirs.get(name))
+        )
+        if here != there:
+            raise ValueError(
+                f"The checkpoint belongs to another model: {name} is {there} in it and {here} "
+                "here; build the modules as they were, or use another directory."
+            )
+
+
+def load_checkpoint(state: TrainingState, batches: Any, directory: str | Path) -> None:
+    """Put `state` (and `batches`, unless None) back to where `save_checkpoint` left them.
+
+    Build `state` as it was built the first time; modules, averages, optimizers (their learning
+    rates too), random states, data position, step and history are then restored exactly. Names
+    and shapes are checked before anything is changed.
+
+    Raises:
+        FileNotFoundError: no checkpoint there.
+        ValueError: damaged, foreign, of another format version, or of another model.
+    """
+    step, weights, rest = _read_checkpoint(Path(directory))
+    mine = _weights(state)
+    _require_same_model(mine, weights)
+    if rest["optimizers"].keys() != state.optimizers.keys():
+        raise ValueError(
+            f"The checkpoint has optimizers {sorted(rest['optimizers'])} and the state has "
+            f"{sorted(state.optimizers)}; build the state as it was built then."
+        )
+    if batches is not None:
+        if rest["batches"] is None:
+            raise ValueError(
+                "The checkpoint holds no data position; pass batches=None, or train again."
+            )
+        batches.load_state_dict(rest["batches"])
+    for name, optimizer in state.optimizers.items():
+        optimizer.load_state_dict(rest["optimizers"][name])
+    with torch.no_grad():
+        for name, tensor in mine.items():
+            tensor.copy_(weights[name])
+    state.generator.set_state(rest["random"]["generator"])
+    torch.set_rng_state(rest["random"]["cpu"])
+    if state.device.type == "cuda" and "cuda" in rest["random"]:
+        torch.cuda.set_rng_state(rest["random"]["cuda"], state.device)
+    state.step = step
+    # In place, because the caller may hold the dictionary that train() returned.
+    state.history.clear()
+    state.history.update({name: values.tolist() for name, values in rest["history"].items()})

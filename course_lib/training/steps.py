@@ -1,0 +1,165 @@
+"""One step of a GAN and one step of a VAE, and the drawing of samples.
+
+A step is any function `(state, batch) -> {name: scalar tensor}`; `train` calls it. Values stay
+tensors on the device, so that a step never waits for a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from course_lib.losses import adversarial, variational
+from course_lib.training.state import TrainingState, modes_kept
+
+
+def sample_noise(
+    n: int,
+    latent_dim: int,
+    generator: torch.Generator | None = None,
+    device: str | torch.device | None = None,
+) -> Tensor:
+    """z ~ N(0, I), [n, latent_dim], drawn where `generator` lives and moved to `device`.
+
+    A CPU generator therefore gives the same noise on every device. None is torch's global CPU one.
+    """
+    source = "cpu" if generator is None else generator.device
+    return torch.randn(n, latent_dim, generator=generator, device=source).to(device or source)
+
+
+@torch.no_grad()
+def generate(generator_module: nn.Module, z: Tensor, batch_size: int = 256) -> Tensor:
+    """Images [n, channels, height, width] (or [n, d]) from z [n, latent_dim].
+
+    Runs in eval mode, in batches, without gradients; gives every submodule its mode back.
+
+    Raises:
+        ValueError: z is empty, or batch_size is not positive.
+    """
+    if len(z) == 0 or batch_size < 1:
+        raise ValueError(f"Nothing to do: len(z) is {len(z)} and batch_size is {batch_size}.")
+    parameter = next(generator_module.parameters(), z)
+    with modes_kept(generator_module):
+        generator_module.eval()
+        return torch.cat([generator_module(part.to(parameter)) for part in z.split(batch_size)])
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Without gradients for the module's own parameters; they still flow through it."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
+
+
+def gan_step(
+    state: TrainingState,
+    real: Tensor,
+    *,
+    loss: adversarial.AdversarialLoss = adversarial.non_saturating,
+    discriminator_steps: int = 1,
+    penalty: Literal["r1", "gradient_penalty"] | None = None,
+    penalty_weight: float = 10.0,
+) -> dict[str, Tensor]:
+    """Update the discriminator `discriminator_steps` times, then the generator once.
+
+    Args:
+        state: from `gan_state`.
+        real: [batch, ...] data: images in [-1, 1], or points [batch, d]. Each discriminator update
+            uses the same real batch with fresh fakes.
+        penalty: 'r1' adds penalty_weight / 2 * r1_penalty(real), 'gradient_penalty' adds
+            penalty_weight * gradient_penalty(real, fake), to the discriminator's loss.
+
+    Returns:
+        Scalars before the last update of each player: discriminator_loss (without the penalty),
+        generator_loss, real_logit and fake_logit (means); `penalty` (unweighted) if there is one.
+
+    Raises:
+        ValueError: unknown penalty, or discriminator_steps below 1.
+
+    Source: Goodfellow et al. 2014, Algorithm 1.
+    """
+    if penalty not in (None, "r1", "gradient_penalty") or discriminator_steps < 1:
+        raise ValueError(
+            "penalty must be None, 'r1' or 'gradient_penalty' and discriminator_steps at least 1, "
+            f"not {penalty!r} and {discriminator_steps}."
+        )
+    generator, discriminator = state.modules["generator"], state.modules["discriminator"]
+    device = state.device
+    real = real.to(device)
+
+    for _ in range(discriminator_steps):
+        with torch.no_grad():  # the generator is a constant here
+            fake = generator(sample_noise(len(real), state.latent_dim, state.generator, device))
+        # Two passes, so that batch normalisation never mixes real and fake statistics.
+        real_logits, fake_logits = discriminator(real), discriminator(fake)
+        discriminator_loss = objective = loss.discriminator(real_logits, fake_logits)
+        values = {"discriminator_loss": discriminator_loss}
+        if penalty == "r1":
+            values["penalty"] = adversarial.r1_penalty(discriminator, real)
+            objective = discriminator_loss + penalty_weight / 2 * values["penalty"]
+        elif penalty == "gradient_penalty":
+            values["penalty"] = adversarial.gradient_penalty(
+                discriminator, real, fake, state.generator
+            )
+            objective = discriminator_loss + penalty_weight * values["penalty"]
+        state.optimizers["discriminator"].zero_grad()
+        objective.backward()
+        state.optimizers["discriminator"].step()
+
+    with _frozen(discriminator):
+        fake = generator(sample_noise(len(real), state.latent_dim, state.generator, device))
+        generator_loss = loss.generator(discriminator(fake))
+        state.optimizers["generator"].zero_grad()
+        generator_loss.backward()
+        state.optimizers["generator"].step()
+    for ema in state.ema.values():
+        ema.update()
+
+    values |= {
+        "generator_loss": generator_loss,
+        "real_logit": real_logits.mean(),
+        "fake_logit": fake_logits.mean(),
+    }
+    return {name: value.detach() for name, value in values.items()}
+
+
+def vae_step(
+    state: TrainingState,
+    x: Tensor,
+    *,
+    beta: float = 1.0,
+    kl: Literal["analytic", "sampled"] = "analytic",
+) -> dict[str, Tensor]:
+    """One ascent on the ELBO of x [batch, ...] in the likelihood's range.
+
+    Returns:
+        Scalars in nats per example: loss (-ELBO, with beta), reconstruction (log-likelihood), kl.
+
+    Raises:
+        ValueError: x out of the likelihood's range, or unknown `kl`.
+
+    Source: Kingma and Welling 2013, Algorithm 1.
+    """
+    vae, likelihood = state.modules["vae"], state.modules["likelihood"]
+    x = x.to(state.device)
+    bound = variational.elbo(x, vae(x, state.generator), likelihood, beta=beta, kl=kl)
+    state.optimizers["vae"].zero_grad()
+    bound.negative.backward()
+    state.optimizers["vae"].step()
+    for ema in state.ema.values():
+        ema.update()
+    return {
+        "loss": bound.negative.detach(),
+        "reconstruction": bound.reconstruction.detach(),
+        "kl": bound.kl.detach(),
+    }
