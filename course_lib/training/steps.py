@@ -48,6 +48,17 @@ def generate(generator_module: nn.Module, z: Tensor, batch_size: int = 256) -> T
         return torch.cat([generator_module(part.to(parameter)) for part in z.split(batch_size)])
 
 
+def _require_signed_images(real: Tensor) -> None:
+    """Images of a GAN span [-1, 1], like the tanh that its generator ends in."""
+    low, high = (float(v) for v in torch.aminmax(real))
+    if low >= 0 or not (low >= -1.001 and high <= 1.001):
+        raise ValueError(
+            f"The real images span [{low:.4g}, {high:.4g}] and should span [-1, 1] like the "
+            "generator's, or the sign of a pixel gives the fakes away: load them with "
+            "range=(-1.0, 1.0), or map [0, 1] images with 2 * x - 1."
+        )
+
+
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
     """Without gradients for the module's own parameters; they still flow through it."""
@@ -84,7 +95,8 @@ def gan_step(
         generator_loss, real_logit and fake_logit (means); `penalty` (unweighted) if there is one.
 
     Raises:
-        ValueError: unknown penalty, or discriminator_steps below 1.
+        ValueError: unknown penalty, discriminator_steps below 1, or images of a wrong range in the
+            first batch (later ones are not looked at, so that a GPU need not wait).
 
     Source: Goodfellow et al. 2014, Algorithm 1.
     """
@@ -96,6 +108,8 @@ def gan_step(
     generator, discriminator = state.modules["generator"], state.modules["discriminator"]
     device = state.device
     real = real.to(device)
+    if state.step == 0 and real.ndim == 4:
+        _require_signed_images(real)
 
     for _ in range(discriminator_steps):
         with torch.no_grad():  # the generator is a constant here

@@ -114,6 +114,24 @@ def test_discriminator_steps_counts_updates_of_the_discriminator():
     assert counts == {"generator": {1}, "discriminator": {3}}
 
 
+@pytest.mark.parametrize(
+    ("scale", "mend"),
+    [
+        (lambda x: (x + 1) / 2, r"2 \* x - 1"),
+        (lambda x: (x + 1) * 127.5, "should span"),
+        (lambda x: x * float("nan"), "nan"),
+    ],
+)
+def test_images_of_a_wrong_range_are_refused_with_the_mend(scale, mend):
+    generator = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Unflatten(1, (1, 4, 4)))
+    discriminator = nn.Sequential(nn.Flatten(), nn.Linear(16, 1), nn.Flatten(0))
+    state = gan_state(generator, discriminator, latent_dim=2)
+    right = torch.linspace(-1, 1, 64).reshape(4, 1, 4, 4)
+    with pytest.raises(ValueError, match=mend):
+        gan_step(state, scale(right))
+    gan_step(state, right)
+
+
 def test_bad_options_are_refused():
     state, _, batches = toy_gan()
     with pytest.raises(ValueError, match="'r1' or 'gradient_penalty'"):
