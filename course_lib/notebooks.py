@@ -8,6 +8,7 @@ can be told from a stale one.
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import os
 import re
@@ -118,7 +119,7 @@ def tags(cell: dict[str, Any]) -> list[str]:
 
 
 def source_hash(notebook: dict[str, Any]) -> str:
-    """Hash of what the author wrote: every cell's kind, source and checks, but no generated cell."""
+    """Hash of what the author wrote: each cell's kind, source and checks; no generated cell."""
     parts = [
         [cell["cell_type"], source(cell), cell.get("metadata", {}).get("checks", [])]
         for cell in notebook["cells"]
@@ -436,10 +437,14 @@ def to_html(notebook: dict[str, Any], title: str) -> str:
     """A plain HTML page of a notebook."""
     from nbconvert import HTMLExporter
 
-    page, _ = HTMLExporter().from_notebook_node(
-        clean(notebook), resources={"metadata": {"name": title}}
-    )
-    return page
+    page = clean(notebook)
+    for output in (output for cell in page.cells for output in cell.get("outputs", [])):
+        data = output.get("data", {})
+        if "image/gif" in data:  # nbconvert shows every kind of picture but this one
+            alt = html.escape(data.get("text/plain", "animation").strip("<>"), quote=True)
+            encoded = "".join(data["image/gif"]).replace("\n", "")
+            data["text/html"] = f'<img alt="{alt}" src="data:image/gif;base64,{encoded}">'
+    return HTMLExporter().from_notebook_node(page, resources={"metadata": {"name": title}})[0]
 
 
 def run_lectures(

@@ -68,7 +68,7 @@ def test_the_line_names_the_equation(capsys):
 
 
 def test_check_true_fails_on_one_false():
-    with pytest.raises(AssertionError, match="4.4.*both hold"):
+    with pytest.raises(AssertionError, match=r"\(4\.4\).*both hold"):
         check_true("4.4", np.array([True, False]), "both hold")
 
 
