@@ -129,9 +129,12 @@ def source_hash(notebook: dict[str, Any]) -> str:
 
 
 def claimed_equations(notebook: dict[str, Any]) -> list[str]:
-    r"""Numbers of the equations that claim something: ``\tag{4.3}``, but not ``\tag{def 4.3}``."""
+    r"""Numbers of the equations that claim something.
+
+    That is ``\tag{4.3}``, or ``\tag{4.3a}`` for a step on the way to it, but not ``\tag{def 4.3}``.
+    """
     text = "\n".join(source(cell) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
-    return re.findall(r"\\tag\{(\d+\.\d+)\}", text)
+    return re.findall(r"\\tag\{(\d+\.\d+[a-z]?)\}", text)
 
 
 def checked_equations(notebook: dict[str, Any]) -> list[str]:

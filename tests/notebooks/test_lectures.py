@@ -62,7 +62,7 @@ def test_every_displayed_equation_is_a_claim_or_a_definition(path):
     for cell in notebooks.read_notebook(path)["cells"]:
         if cell["cell_type"] == "markdown":
             for equation in re.findall(r"\$\$(.+?)\$\$", notebooks.source(cell), re.S):
-                assert re.search(r"\\tag\{(def )?\d+\.\d+\}", equation), equation
+                assert re.search(r"\\tag\{(def )?\d+\.\d+[a-z]?\}", equation), equation
 
 
 @each_lecture

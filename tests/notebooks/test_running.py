@@ -135,10 +135,10 @@ def test_hash_sees_the_author_and_not_the_generated_cells():
 
 def test_claims_and_definitions():
     notebook = lecture(
-        cell("markdown", r"$$a=b \tag{1.1}$$ $$c:=d \tag{def 1.2}$$ $$e=f\tag{1.10}$$"),
+        cell("markdown", r"$$a=b \tag{1.1}$$ $$c:=d \tag{def 1.2}$$ $$e=f\tag{1.10}$$ $$g\tag{1.10a}$$"),
         cell("code", "x = r'\\tag{9.9}'", checks=["1.1"]),
     )
-    assert notebooks.claimed_equations(notebook) == ["1.1", "1.10"]
+    assert notebooks.claimed_equations(notebook) == ["1.1", "1.10", "1.10a"]
     assert notebooks.checked_equations(notebook) == ["1.1"]
 
 
