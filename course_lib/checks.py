@@ -60,8 +60,10 @@ def check(
     allowed = np.broadcast_to(allowed, error.shape)
     if error.size == 0:
         raise AssertionError(f"✗ ({tag}) nothing was compared: the arrays are empty.")
-    excess = np.where(np.isnan(error), np.inf, error - allowed)
-    worst = np.unravel_index(np.argmax(excess), error.shape)
+    # Of several errors, the one nearest to its own limit is named. A NaN is beyond any limit.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(error > 0, error / allowed, 0.0)
+    worst = np.unravel_index(np.argmax(np.where(np.isnan(error), np.inf, share)), error.shape)
     text = f"largest error {error[worst]:.2g}, allowed {allowed[worst]:.2g}"
     if given[0] == "standard_error":
         text += " (4 standard errors)"

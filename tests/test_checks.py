@@ -27,6 +27,13 @@ def test_one_wrong_element_fails():
         check("1.1", wrong, 0.0, tolerance=0.01)
 
 
+def test_the_error_nearest_to_its_limit_is_named(capsys):
+    check("1.1", [1.0, 100.9], [1.0, 100.0], relative=0.01)
+    assert "largest error 0.9, allowed 1\n" in capsys.readouterr().out
+    with pytest.raises(AssertionError, match=r"largest error 0.5, allowed 0"):
+        check("1.1", [0.5, 100.9], [0.0, 100.0], relative=0.01)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), [1.0, float("nan")]])
 def test_not_a_number_fails(bad):
     with pytest.raises(AssertionError):
