@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 import tomllib
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,12 +95,17 @@ def write_notebook(path: Path, notebook: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file aside, then rename it into place."""
+    """Write a text file, whole or not at all."""
+    write_file(path, text.encode())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file aside, then rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
         os.chmod(aside, 0o644)
         os.replace(aside, path)
     except BaseException:
@@ -239,7 +245,13 @@ def with_generated_cells(notebook: dict[str, Any], path: Path, address: Address)
 
 
 def update_badges(root: Path, write: bool = True) -> list[Path]:
-    """Bring the generated cells of all lectures up to date; return the lectures that differed."""
+    """Bring the generated cells of all lectures up to date, and the picture of the README.
+
+    The picture, ``data/readme.png``, is the stored output of the cell with the tag ``readme``.
+
+    Returns:
+        The files that differed.
+    """
     address = Address.of(root)
     changed = []
     for path in lecture_paths(root):
@@ -249,7 +261,21 @@ def update_badges(root: Path, write: bool = True) -> list[Path]:
             changed.append(path)
             if write:
                 write_notebook(path, fresh)
+        picture = root / "data" / "readme.png"
+        for data in _readme_pictures(notebook):
+            if not picture.exists() or picture.read_bytes() != data:
+                changed.append(picture)
+                if write:
+                    write_file(picture, data)
     return changed
+
+
+def _readme_pictures(notebook: dict[str, Any]) -> Iterator[bytes]:
+    for cell in notebook["cells"]:
+        if "readme" in tags(cell):
+            for output in cell.get("outputs", []):
+                if "image/png" in output.get("data", {}):
+                    yield b64decode("".join(output["data"]["image/png"]))
 
 
 # ---------------------------------------------------------------------------- running

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
+from base64 import b64decode
 from pathlib import Path
 
 import pytest
@@ -135,7 +137,8 @@ def test_hash_sees_the_author_and_not_the_generated_cells():
 
 def test_claims_and_definitions():
     notebook = lecture(
-        cell("markdown", r"$$a=b \tag{1.1}$$ $$c:=d \tag{def 1.2}$$ $$e=f\tag{1.10}$$ $$g\tag{1.10a}$$"),
+        cell("markdown", r"$$a=b \tag{1.1}$$ $$c:=d \tag{def 1.2}$$"),
+        cell("markdown", r"$$e=f\tag{1.10}$$ $$g=h\tag{1.10a}$$"),
         cell("code", "x = r'\\tag{9.9}'", checks=["1.1"]),
     )
     assert notebooks.claimed_equations(notebook) == ["1.1", "1.10", "1.10a"]
@@ -155,6 +158,23 @@ def test_badges_follow_the_address(checkout, capsys):
     assert __main__.main(["badges", "--check"]) == 1
     assert __main__.main(["badges"]) == 0
     assert "fork/name/blob/dev" in path.read_text() and "owner" not in path.read_text()
+
+
+def test_the_picture_of_the_readme_is_the_output_of_the_cell_with_its_tag(checkout, capsys):
+    draw = """
+    from base64 import b64decode
+    from IPython.display import Image
+    Image(b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="))
+    """
+    path = put(checkout, "01_a", cell("code", textwrap.dedent(draw), tags=["readme"]))
+    assert __main__.main(["run", "--store", "outputs"]) == 0
+    assert __main__.main(["badges"]) == 0
+    picture = checkout / "data" / "readme.png"
+    stored = notebooks.read_notebook(path)["cells"][3]["outputs"][0]["data"]["image/png"]
+    assert picture.read_bytes() == b64decode("".join(stored))
+    picture.write_bytes(b"another")
+    assert __main__.main(["badges", "--check"]) == 1
+    assert "readme.png" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
