@@ -27,3 +27,11 @@ def mirror() -> Path:
     if not (folder / "MNIST").is_dir():
         pytest.skip("real data sets are not here: set COURSE_MIRROR as data/README.md says")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test starts from the same global random state, whatever ran before it."""
+    import torch
+
+    torch.manual_seed(0)
