@@ -182,7 +182,8 @@ def report_line(device: torch.device, profile: Profile, seed: int) -> str:
     if device.type == "cuda":
         name = f"{name} ({torch.cuda.get_device_name(device)})"
     elif device.type == "cpu":
-        name = f"{name} ({torch.get_num_threads()} threads)"
+        threads = torch.get_num_threads()
+        name = f"{name} ({threads} thread{'s' if threads > 1 else ''})"
     parts = [
         f"course_lib {__version__}",
         f"Python {platform.python_version()}",

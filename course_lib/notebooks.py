@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from course_lib.environment import Profile, repository_root
+from course_lib.environment import PROFILES, Profile, repository_root
 
 GENERATED_TAGS = ("badges", "record", "setup")
 
@@ -209,7 +209,8 @@ def record_row(notebook: dict[str, Any]) -> str:
     parts = [
         f"`{name}` {_minutes(run['seconds'])} and {run['peak_memory_mb'] / 1000:.1f} GB "
         f"on {run['device']}"
-        for name, run in runs.items()
+        for name in PROFILES
+        if (run := runs.get(name))
     ]
     return "*Time and memory of the last recorded runs: " + "; ".join(parts) + ".*"
 
@@ -457,7 +458,7 @@ def store(run: Run, root: Path, outputs: bool = True) -> None:
         "peak_memory_mb": round(run.peak_memory_mb),
         "device": run.device,
     }
-    record["runs"] = {name: runs[name] for name in ("smoke", "laptop", "gpu") if name in runs}
+    record["runs"] = runs
     fresh = with_generated_cells(json.loads(json.dumps(notebook)), run.path, Address.of(root))
     write_notebook(run.path, fresh)
 

@@ -91,6 +91,13 @@ def test_storing_keeps_outputs_time_and_hash_and_refuses_a_failed_run(checkout):
     assert "laptop" in "".join(stored["cells"][3]["outputs"][0]["text"])
     assert "recorded runs: `laptop`" in notebooks.source(stored["cells"][1])
     assert bad.read_text() == before
+    assert __main__.main(["run", "01", "--profile", "smoke", "--store", "time"]) == 0
+    assert __main__.main(["badges", "--check"]) == 1, "02 has no record yet"
+    assert __main__.main(["badges"]) == 0
+    assert __main__.main(["run", "01", "--profile", "smoke", "--store", "time"]) == 0
+    text = notebooks.source(notebooks.read_notebook(good)["cells"][1])
+    assert text.index("`smoke`") < text.index("`laptop`")
+    assert __main__.main(["badges", "--check"]) == 0, "a stored record needs no second command"
 
 
 def test_storing_the_time_leaves_outputs_alone(checkout):
