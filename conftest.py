@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Two workers share the cores: one thread each is faster than two that wait for each other.
@@ -11,6 +12,10 @@ os.environ.setdefault("COURSE_PROFILE", "smoke")
 os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 
 ROOT = Path(__file__).parent
+
+# The same cases at every run, and no test on the clock: a loaded machine is no failure.
+hypothesis.settings.register_profile("course", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("course")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_lib import check, check_true, guards
+from course_lib import check, check_true
 
 numbers = st.floats(-1e6, 1e6)
 
@@ -77,35 +77,3 @@ def test_the_line_names_the_equation(capsys):
 def test_check_true_fails_on_one_false():
     with pytest.raises(AssertionError, match=r"\(4\.4\).*both hold"):
         check_true("4.4", np.array([True, False]), "both hold")
-
-
-def test_require_images_accepts_what_is_right():
-    guards.require_images(torch.rand(2, 1, 4, 4), 0, 1)
-    guards.require_images(torch.rand(2, 3, 4, 4) * 2 - 1, -1, 1)
-
-
-@pytest.mark.parametrize(
-    ("x", "low", "sentence"),
-    [
-        (torch.rand(2, 1, 4, 4) * 255, -1, r"x / 127.5 - 1"),
-        (torch.rand(2, 1, 4, 4) * 255, 0, r"x / 255"),
-        (torch.rand(2, 1, 4, 4) * 2 - 1, 0, r"\(x \+ 1\) / 2"),
-        (torch.rand(1, 4, 4), 0, r"shape \[batch, channels, height, width\]"),
-        (torch.full((1, 1, 2, 2), float("nan")), 0, "4 of 4 values"),
-    ],
-)
-def test_require_images_names_the_mend(x, low, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        guards.require_images(x, low, 1)
-
-
-def test_require_images_refuses_integers():
-    with pytest.raises(TypeError, match="as_float"):
-        guards.require_images(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), 0, 1)
-
-
-def test_require_shape():
-    guards.require_shape(torch.zeros(5, 3, 8, 8), "batch, 3, side, side")
-    for shape in [(5, 1, 8, 8), (5, 3, 8, 9), (5, 3, 8)]:
-        with pytest.raises(ValueError, match="should have shape"):
-            guards.require_shape(torch.zeros(shape), "batch, 3, side, side")

@@ -10,7 +10,6 @@ LAYER = {
     "probability": 1,
     "environment": 1,
     "checks": 1,
-    "guards": 1,
     "data": 2,
     "losses": 2,
     "metrics": 3,
@@ -21,8 +20,8 @@ LAYER = {
     "doctor": 4,
     "__main__": 5,
 }
-# These are called by every layer and import nothing of the course themselves.
-GROUND = {"environment", "guards"}
+# Asked by every layer for folders and devices; it imports nothing of the course itself.
+GROUND = {"environment"}
 BESIDE = {"plotting"}
 
 
@@ -76,7 +75,7 @@ def test_the_test_sees_a_wrong_import(tmp_path):
     assert imported_topics(path) == {"training", "data"}
 
 
-@pytest.mark.parametrize("topic", ["checks", "guards", "environment", "plotting"])
+@pytest.mark.parametrize("topic", ["checks", "environment", "plotting"])
 def test_ground_modules_import_nothing_of_the_course(root, topic):
     for name, path in files(root):
         if name == topic:
