@@ -157,6 +157,7 @@ def explore(function: Callable[..., Figure], **sliders: Any) -> None:
         return  # plain Python: nobody could move a slider
     # An image widget is redrawn in place; an output widget would flicker.
     picture = ipywidgets.Image(value=png_bytes(first), format="png")
+    picture.layout.width = f"{first.get_figwidth() * first.dpi:.0f}px"  # else it fills the cell
     message = ipywidgets.Label()
 
     def redraw(_: Any) -> None:
