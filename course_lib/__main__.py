@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -50,7 +51,12 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("run", help="execute the lectures and show what came of it")
     command.add_argument("names", nargs="*", help="beginnings of names, such as 04; default all")
-    command.add_argument("--profile", default="laptop", choices=PROFILES)
+    command.add_argument(
+        "--profile",
+        default=os.environ.get("COURSE_PROFILE") or "laptop",
+        choices=PROFILES,
+        help="default: COURSE_PROFILE, else laptop",
+    )
     command.add_argument("--build", help="folder for executed copies (default build/PROFILE)")
     command.add_argument(
         "--store",
@@ -70,12 +76,19 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; an expected error ends in a sentence, not in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a tick must not end a run where it cannot be written
+            stream.reconfigure(errors="replace")
     options = parser().parse_args(arguments)
     try:
         return options.call(options)
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130
+    except ImportError as error:
+        mend = "python -m pip install --editable '.[lab]'"
+        print(f"course_lib: {error.name} is missing; to install it: {mend}", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:
         print(f"course_lib: {error}", file=sys.stderr)
         return 2

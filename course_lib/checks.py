@@ -7,6 +7,8 @@ import torch
 
 
 def _array(value: object) -> np.ndarray:
+    if isinstance(value, list | tuple):
+        value = [_array(part) for part in value]
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().double().numpy()
     return np.asarray(value, dtype=np.float64)
@@ -47,7 +49,8 @@ def check(
         )
     found, truth = _array(measured), _array(expected)
     try:
-        error = np.abs(found - truth)
+        with np.errstate(invalid="ignore"):
+            error = np.where(found == truth, 0.0, np.abs(found - truth))
     except ValueError:
         raise ValueError(
             f"check({tag!r}) compares shapes {found.shape} and {truth.shape}, which do not match."
@@ -89,7 +92,10 @@ def check_true(tag: str, condition: object, what: str) -> None:
     """
     if isinstance(condition, torch.Tensor):
         condition = condition.detach().cpu().numpy()
-    values = np.asarray(condition, dtype=bool)
+    raw = np.asarray(condition)
+    values = raw.astype(bool)
+    if raw.dtype.kind == "f":
+        values &= ~np.isnan(raw)  # NaN counts as true in Python, and is no evidence
     if values.size == 0 or not values.all():
         raise AssertionError(f"✗ ({tag}) this does not hold: {what}.")
     print(f"✓ ({tag}) {what}")

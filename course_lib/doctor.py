@@ -134,7 +134,8 @@ def _folders() -> Iterator[Finding]:
     try:
         mirror = environment.mirror_directory()
     except FileNotFoundError as error:
-        yield Finding(str(error).split(":")[0], False, str(error).split(": ", 1)[1])
+        what, mend = str(error).rsplit(": ", 1)
+        yield Finding(what, False, mend)
     else:
         yield Finding(
             f"data mirror {mirror}" if mirror else "no data mirror (none is needed)", True

@@ -86,7 +86,7 @@ class Course:
 
         Use one per experiment, so that running a cell twice gives the same numbers twice.
         """
-        return torch.Generator().manual_seed(self.seed * 1_000_003 + offset)
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + offset) % 2**63)
 
 
 def repository_root() -> Path | None:
@@ -134,20 +134,27 @@ def choose_device(name: str | None = None) -> torch.device:
     Raises:
         ValueError: the device asked for is not there.
     """
-    name = name or os.environ.get("COURSE_DEVICE")
+    name = str(name or os.environ.get("COURSE_DEVICE") or "").lower()
     there = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
-    if name is None:
+    if not name:
         return torch.device(next(kind for kind, available in there.items() if available))
-    if not there.get(name.split(":")[0], False):
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    known = device is not None and there.get(device.type, False)
+    if known and device.type == "cuda":
+        known = (device.index or 0) < torch.cuda.device_count()
+    if not known:
         raise ValueError(
             f"The device {name!r} is not available here; this machine has "
             f"{', '.join(kind for kind, available in there.items() if available)}."
         )
-    return torch.device(name)
+    return device
 
 
 def seed_everything(seed: int) -> None:
@@ -216,8 +223,11 @@ def setup(
         ValueError: negative seed, unknown profile, or a device that is not there.
         FileNotFoundError: ``COURSE_MIRROR`` names no folder.
     """
-    if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"The seed should be a whole number of at least 0, but is {seed!r}.")
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
+        raise ValueError(
+            f"The seed should be a whole number of at least 0 and below 2**63, but is {seed!r}."
+        )
+    seed = int(seed)
     chosen_profile = Profile(profile or os.environ.get("COURSE_PROFILE") or "laptop")
     chosen_device = choose_device(device)
     paths = Paths(repository_root(), default_cache(), mirror_directory(), _output_directory())

@@ -384,6 +384,8 @@ def execute(
         run.error = f"a cell timed out after {timeout} s"
     except DeadKernelError:
         run.error = "the kernel died, often for lack of memory"
+    except RuntimeError as error:
+        run.error = f"the kernel did not start ({error}); try: python -m course_lib doctor"
     finally:
         if memory:
             memory.stopped.set()
@@ -501,6 +503,9 @@ def run_lectures(
                 f"there are {', '.join(p.stem for p in paths)}."
             )
         paths = [p for p in paths if any(p.name.startswith(n) for n in names)]
+    build.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=build):
+        pass  # a folder that cannot be written to is found before the work, not after it
     live = sys.stdout.isatty()
     for number, path in enumerate(paths, 1):
         head = f"[{number}/{len(paths)}] {path.stem}"

@@ -40,6 +40,15 @@ def test_not_a_number_fails(bad):
         check("1.1", bad, 1.0, tolerance=1e9)
 
 
+def test_equal_infinities_agree_and_nan_is_no_truth():
+    check("1.1", float("inf"), float("inf"), tolerance=1.0)
+    with pytest.raises(AssertionError):
+        check("1.1", float("inf"), float("-inf"), tolerance=1.0)
+    with pytest.raises(AssertionError):
+        check_true("1.1", torch.tensor([1.0, float("nan")]), "NaN")
+    check("1.1", [torch.tensor(1.0), torch.tensor(2.0)], [1, 2], tolerance=0.0)
+
+
 def test_nothing_compared_fails():
     with pytest.raises(AssertionError):
         check("1.1", [], [], tolerance=1.0)

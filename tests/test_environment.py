@@ -1,5 +1,6 @@
 """Set-up: device, profile, folders, seeds, and the sentences for wrong settings."""
 
+import os
 import subprocess
 import sys
 
@@ -73,7 +74,10 @@ def test_budgets():
         (lambda: course_lib.setup(seed=-1), "at least 0"),
         (lambda: course_lib.setup(seed="a"), "whole number"),
         (lambda: course_lib.setup(profile="fast"), "smoke, laptop, gpu"),
+        (lambda: course_lib.setup(seed=2**63), "below"),
         (lambda: course_lib.setup(device="tpu"), "this machine has"),
+        (lambda: course_lib.setup(device="cpu:x"), "this machine has"),
+        (lambda: course_lib.setup(device="cuda:99"), "this machine has"),
     ],
 )
 def test_wrong_settings_get_their_sentence(call, sentence):
@@ -85,6 +89,21 @@ def test_unknown_profile_in_the_environment_names_the_variable(monkeypatch):
     monkeypatch.setenv("COURSE_PROFILE", "huge")
     with pytest.raises(ValueError, match="COURSE_PROFILE is 'huge'"):
         course_lib.setup()
+
+
+def test_devices_are_named_in_any_usual_way(monkeypatch):
+    for name in ("cpu", "CPU", torch.device("cpu")):
+        assert environment.choose_device(name) == torch.device("cpu")
+    monkeypatch.setenv("COURSE_DEVICE", "")
+    assert environment.choose_device().type in ("cuda", "mps", "cpu")
+    monkeypatch.setenv("COURSE_DEVICE", "CPU")
+    assert environment.choose_device() == torch.device("cpu")
+
+
+def test_large_and_numpy_seeds():
+    torch.rand(1, generator=course_lib.setup(seed=2**62, quiet=True).new_generator(9))
+    first = course_lib.setup(seed=np.int64(3), quiet=True)
+    assert draws(first) == draws(course_lib.setup(seed=3, quiet=True))
 
 
 def test_folders_follow_the_environment(monkeypatch, tmp_path):
@@ -118,6 +137,7 @@ def test_doctor_names_what_is_wrong_and_the_mend(monkeypatch, tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.count("✗") == 3
     assert out.count("what to do:") == 3
+    assert f"COURSE_MIRROR is {str(tmp_path / 'nowhere')!r}" in out, "the whole name"
     assert "COURSE_CACHE" in out and "COURSE_MIRROR" in out and "COURSE_PROFILE" in out
 
 
@@ -129,6 +149,16 @@ def test_doctor_sees_an_old_package(monkeypatch):
     wrong = [finding for finding in doctor.examine() if not finding.good]
     assert [finding.what for finding in wrong] == ["torch 1.0"]
     assert "pip install 'torch>=" in wrong[0].mend
+
+
+def test_a_terminal_without_ticks_still_gets_the_report(root):
+    run = subprocess.run(
+        [sys.executable, "-m", "course_lib", "doctor"],
+        cwd=root,
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+    )
+    assert run.returncode == 0 and b"All is well" in run.stdout
 
 
 def test_command_line_answers_errors_with_a_sentence(root):

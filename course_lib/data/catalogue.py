@@ -415,6 +415,9 @@ def _fill_cache(
         except (OSError, HTTPException):
             raise
         except Exception as error:  # each downloader has errors of its own
+            if complete:
+                reason = f"the files of {name!r} in {mirror or root} are damaged"
+                raise DataUnavailableError(reason, "replace them and try again") from None
             raise RuntimeError(str(error)) from None
         _move_into(Path(aside), root)
 

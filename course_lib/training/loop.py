@@ -20,7 +20,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from course_lib.training.state import TrainingState, load_checkpoint, modes_kept, save_checkpoint
+from course_lib.training.state import (
+    TrainingState,
+    load_checkpoint,
+    modes_kept,
+    random_states,
+    restore_random_states,
+    save_checkpoint,
+)
 
 Step = Callable[[TrainingState, Tensor], Mapping[str, Tensor]]
 
@@ -184,11 +191,12 @@ def _interrupt_between_steps() -> Iterator[Callable[[], bool]]:
 
 def _sample(state: TrainingState, on_sample: Callable[[TrainingState], Any]) -> None:
     # What a hook draws must not change the training that follows.
-    drawn, drawn_globally = state.generator.get_state(), torch.get_rng_state()
-    with modes_kept(*state.modules.values()):
-        state.samples.append((state.step, on_sample(state)))
-    state.generator.set_state(drawn)
-    torch.set_rng_state(drawn_globally)
+    before = random_states(state)
+    try:
+        with modes_kept(*state.modules.values()):
+            state.samples.append((state.step, on_sample(state)))
+    finally:
+        restore_random_states(state, before)
 
 
 def train(
@@ -259,6 +267,7 @@ def train(
         while state.step < steps:
             batch = next(stream, None)
             if batch is None:
+                recorder.flush()
                 raise ValueError(f"batches ended after {state.step} steps; it must be endless.")
             losses = step(state, batch)
             state.step += 1

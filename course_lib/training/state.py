@@ -180,11 +180,24 @@ def _weights(state: TrainingState) -> dict[str, Tensor]:
     return {f"{a}.{b}": t for a, module in named.items() for b, t in module.state_dict().items()}
 
 
-def _random_states(state: TrainingState) -> dict[str, Tensor]:
+def random_states(state: TrainingState) -> dict[str, Tensor]:
+    """States of every generator that training draws from: the run's own and torch's global ones."""
     states = {"generator": state.generator.get_state(), "cpu": torch.get_rng_state()}
     if state.device.type == "cuda":  # dropout draws there
         states["cuda"] = torch.cuda.get_rng_state(state.device)
+    elif state.device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
     return states
+
+
+def restore_random_states(state: TrainingState, states: dict[str, Tensor]) -> None:
+    """Put back what `random_states` returned; a device that was not there then is left alone."""
+    state.generator.set_state(states["generator"])
+    torch.set_rng_state(states["cpu"])
+    if state.device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], state.device)
+    elif state.device.type == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"])
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -223,11 +236,14 @@ def save_checkpoint(state: TrainingState, batches: Any, directory: str | Path) -
             "use data.Batches or data.SampleBatches, or train without a checkpoint."
         )
     directory = Path(directory)
-    weights = {name: t.detach().cpu().clone() for name, t in _weights(state).items()}
+    weights = {
+        name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, t in _weights(state).items()
+    }
     rest = {
         "history": {k: torch.tensor(v, dtype=torch.float64) for k, v in state.history.items()},
         "optimizers": {name: opt.state_dict() for name, opt in state.optimizers.items()},
-        "random": _random_states(state),
+        "random": random_states(state),
         "batches": None if batches is None else batches.state_dict(),
     }
     buffer = io.BytesIO()
@@ -352,10 +368,7 @@ def load_checkpoint(state: TrainingState, batches: Any, directory: str | Path) -
     with torch.no_grad():
         for name, tensor in mine.items():
             tensor.copy_(weights[name])
-    state.generator.set_state(rest["random"]["generator"])
-    torch.set_rng_state(rest["random"]["cpu"])
-    if state.device.type == "cuda" and "cuda" in rest["random"]:
-        torch.cuda.set_rng_state(rest["random"]["cuda"], state.device)
+    restore_random_states(state, rest["random"])
     state.step = step
     # In place, because the caller may hold the dictionary that train() returned.
     state.history.clear()

@@ -360,6 +360,20 @@ def test_the_text_form_of_the_binarized_set(server, tmp_path, monkeypatch) -> No
         catalogue._fetch_amat("valid")
 
 
+@pytest.mark.parametrize("download", [True, False])
+def test_a_damaged_packed_set_of_a_mirror_is_named(offline, tmp_path, download) -> None:
+    folder = tmp_path / "mirror" / "binarized_mnist"
+    folder.mkdir(parents=True)
+    (folder / "binarized_mnist.npz").write_bytes(b"no archive")
+    with pytest.raises(DataUnavailableError, match=r"damaged: replace them and try again"):
+        load(
+            "binarized_mnist",
+            root=tmp_path / "cache",
+            mirror=tmp_path / "mirror",
+            download=download,
+        )
+
+
 # Real sets
 
 

@@ -73,15 +73,15 @@ def test_one_failing_lecture_does_not_hide_the_others(checkout, capsys):
         "02_good.html",
         "02_good.ipynb",
     ]
-    assert "fine" in (build / "02_good.html").read_text()
-    assert "ZeroDivisionError" in (build / "01_bad.html").read_text()
+    assert "fine" in (build / "02_good.html").read_text(encoding="utf-8")
+    assert "ZeroDivisionError" in (build / "01_bad.html").read_text(encoding="utf-8")
 
 
 def test_storing_keeps_outputs_time_and_hash_and_refuses_a_failed_run(checkout):
     good = put(checkout, "01_good", cell("code", "import os; print(os.environ['COURSE_PROFILE'])"))
     bad = put(checkout, "02_bad", cell("code", "raise ValueError"))
-    before = bad.read_text()
-    assert __main__.main(["run", "--store", "outputs"]) == 1
+    before = bad.read_text(encoding="utf-8")
+    assert __main__.main(["run", "--profile", "laptop", "--store", "outputs"]) == 1
     stored = notebooks.read_notebook(good)
     record = stored["metadata"]["course"]
     assert record["profile"] == "laptop"
@@ -90,7 +90,7 @@ def test_storing_keeps_outputs_time_and_hash_and_refuses_a_failed_run(checkout):
     assert record["runs"]["laptop"]["peak_memory_mb"] > 5
     assert "laptop" in "".join(stored["cells"][3]["outputs"][0]["text"])
     assert "recorded runs: `laptop`" in notebooks.source(stored["cells"][1])
-    assert bad.read_text() == before
+    assert bad.read_text(encoding="utf-8") == before
     assert __main__.main(["run", "01", "--profile", "smoke", "--store", "time"]) == 0
     assert __main__.main(["badges", "--check"]) == 1, "02 has no record yet"
     assert __main__.main(["badges"]) == 0
@@ -113,6 +113,30 @@ def test_a_cell_that_hangs_is_stopped(checkout):
     run = notebooks.execute(path, "smoke", timeout=1)
     assert "timed out" in run.error.lower() or "timeout" in run.error.lower()
     assert run.seconds < 30
+
+
+def test_a_kernel_that_cannot_start_is_a_failed_run(checkout):
+    path = put(checkout, "01_a", cell("code", "1"))
+    run = notebooks.execute(
+        path, "smoke", kernel_command=[sys.executable, "-c", "raise SystemExit"]
+    )
+    assert run.error.startswith("the kernel did not start")
+
+
+def test_the_profile_comes_from_the_environment(checkout, monkeypatch, capsys):
+    put(checkout, "01_a", cell("code", "1"))
+    monkeypatch.setenv("COURSE_PROFILE", "gpu")
+    assert __main__.main(["run"]) == 0
+    assert "running at gpu" in capsys.readouterr().out
+    monkeypatch.setenv("COURSE_PROFILE", "huge")
+    assert __main__.main(["run"]) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_work(checkout, capsys):
+    put(checkout, "01_a", cell("code", "1"))
+    (checkout / "file").write_text("", encoding="utf-8")
+    assert __main__.main(["run", "--build", str(checkout / "file")]) == 2
+    assert "running" not in capsys.readouterr().out
 
 
 def test_nbval_fails_a_cell_that_hangs(tmp_path, root):
@@ -156,7 +180,7 @@ def test_badges_follow_the_address(checkout, capsys):
     path = put(checkout, "01_a", cell("code", "1"))
     assert __main__.main(["badges", "--check"]) == 1
     assert __main__.main(["badges"]) == 0
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert "colab.research.google.com/github/owner/name/blob/main/notebooks/01_a.ipynb" in text
     assert "git+https://github.com/owner/name@main" in text
     assert __main__.main(["badges", "--check"]) == 0
@@ -164,7 +188,9 @@ def test_badges_follow_the_address(checkout, capsys):
     pyproject.write_text(PYPROJECT.replace("owner", "fork") + '[tool.course]\nbranch = "dev"\n')
     assert __main__.main(["badges", "--check"]) == 1
     assert __main__.main(["badges"]) == 0
-    assert "fork/name/blob/dev" in path.read_text() and "owner" not in path.read_text()
+    assert (
+        "fork/name/blob/dev" in path.read_text(encoding="utf-8") and "owner" not in path.read_text()
+    )
 
 
 def test_the_picture_of_the_readme_is_the_output_of_the_cell_with_its_tag(checkout, capsys):
@@ -218,7 +244,7 @@ def test_writing_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space"):
         notebooks.write_text(path, "new")
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 

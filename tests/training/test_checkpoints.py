@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from course_lib.training import load_checkpoint, save_checkpoint, train
 from course_lib.training import state as state_module
@@ -130,6 +131,17 @@ def test_round_trip_restores_all_but_the_samples(name, tmp_path):
     load_checkpoint(other, stream, tmp_path)
     assert everything(other, stream) == expected
     assert held is other.history
+
+
+def test_weights_in_another_memory_layout_are_kept_too(tmp_path):
+    state, _, _ = toy_vae()
+    convolution = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    state.modules["convolution"] = convolution
+    before = convolution.weight.detach().clone()
+    save_checkpoint(state, None, tmp_path)
+    torch.nn.init.zeros_(convolution.weight)
+    load_checkpoint(state, None, tmp_path)
+    assert torch.equal(convolution.weight, before)
 
 
 def test_without_batches_the_weights_can_still_be_kept(tmp_path):
