@@ -21,8 +21,10 @@ LOG_2PI = math.log(2.0 * math.pi)
 SMALLEST_UNIFORM = 2.0**-54  # half a step of torch.rand in float64: keeps inverse CDFs finite
 
 
-def _double(value: Any) -> Tensor:
-    return torch.as_tensor(value).to(torch.float64)
+def double(value: Any) -> Tensor:
+    """The value in float64; from an Apple GPU, which has no float64, it comes to the CPU first."""
+    tensor = torch.as_tensor(value)
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).to(torch.float64)
 
 
 def _dtype(*values: Any) -> torch.dtype:
@@ -81,7 +83,7 @@ class Distribution:
         """Apply a float64 function to x and give the answer in the dtype of x."""
         x = torch.as_tensor(x)
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-        return function(x.to(torch.float64)).to(dtype)
+        return function(double(x)).to(dtype).to(x.device)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Natural logarithm of the density at x, in nats: x `[n]` or `[n, d]` gives `[n]`.
@@ -221,16 +223,16 @@ class GaussianMixture(Distribution):
 
     def __init__(self, means: Any, stds: Any, weights: Any = None) -> None:
         self.dtype = _dtype(means, stds)
-        self._means = _double(means)
+        self._means = double(means)
         if self._means.ndim not in (1, 2) or self._means.numel() == 0:
             shape = list(self._means.shape)
             raise ValueError(f"means has shape {shape}, but it must be [k] or [k, d].")
         k = len(self._means)
-        self._stds = _double(stds).to(self._means.device)
+        self._stds = double(stds).to(self._means.device)
         if self._stds.ndim == 0:
             self._stds = self._stds.expand(k)
         weights = torch.ones(k) if weights is None else weights
-        self._weights = _double(weights).to(self._means.device)
+        self._weights = double(weights).to(self._means.device)
         for name, values in (("stds", self._stds), ("weights", self._weights)):
             if values.shape != (k,):
                 raise ValueError(f"{name} has shape {list(values.shape)}, but there are {k} means.")
@@ -445,8 +447,8 @@ class LinearGaussian(Distribution):
 
     def __init__(self, weight: Any, bias: Any, noise_std: float) -> None:
         self.dtype = _dtype(weight, bias)
-        self._weight = _double(weight)
-        self._bias = _double(bias).to(self._weight.device)
+        self._weight = double(weight)
+        self._bias = double(bias).to(self._weight.device)
         self.noise_std = _positive(noise_std, "noise_std")
         if self._weight.ndim != 2 or self._bias.shape != self._weight.shape[:1]:
             shapes = f"{list(self._weight.shape)} and {list(self._bias.shape)}"
@@ -536,14 +538,14 @@ class LinearGaussian(Distribution):
         if (cov is None) == (log_var is None):
             raise ValueError("elbo needs exactly one of cov and log_var.")
         x = torch.as_tensor(x)
-        k, mean = self._weight.shape[1], _double(mu)
+        k, mean = self._weight.shape[1], double(mu)
         _require_last_axis(mean, k)
         if log_var is not None:
             _require_last_axis(torch.as_tensor(log_var), k)
-            covariance = torch.diag_embed(_double(log_var).exp())
-            log_det = _double(log_var).sum(-1)
+            covariance = torch.diag_embed(double(log_var).exp())
+            log_det = double(log_var).sum(-1)
         else:
-            covariance = _double(cov)
+            covariance = double(cov)
             if covariance.ndim not in (2, 3) or covariance.shape[-2:] != (k, k):
                 raise ValueError(f"cov must be [{k}, {k}] or [n, {k}, {k}]; else give log_var=.")
             factor, failed = torch.linalg.cholesky_ex(covariance)
@@ -581,8 +583,8 @@ class LinearGaussian(Distribution):
         d, k = x.shape[1], _at_least(latent_dim, 1, "latent_dim")
         if k >= d:
             raise ValueError(f"latent_dim is {k}, but it must be below the dimension {d} of x.")
-        mean = _double(x).mean(0)
-        centred = _double(x) - mean
+        mean = double(x).mean(0)
+        centred = double(x) - mean
         values, vectors = torch.linalg.eigh(centred.T @ centred / len(x))  # ascending
         noise, values, vectors = values[:-k].mean(), values[-k:].flip(0), vectors[:, -k:].flip(1)
         if not float(noise) > 1e-12 * float(values[0]):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from course_lib.probability.distributions import Distribution
+from course_lib.probability.distributions import Distribution, double
 
 MASS_TOLERANCE = 1e-3  # how far from 1 the mass of a density on a grid may be
 
@@ -78,7 +78,7 @@ def kl_diagonal_gaussians(
 
 def _gaussian(mean: Any, cov: Any, name: str) -> tuple[Tensor, Tensor]:
     """Mean `[d]` and covariance `[d, d]` in float64, after checks of shape and symmetry."""
-    mean, cov = (torch.as_tensor(t).to(torch.float64) for t in (mean, cov))
+    mean, cov = (double(t) for t in (mean, cov))
     if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
         shapes = f"{list(mean.shape)} and {list(cov.shape)}"
         raise ValueError(f"mean_{name} and cov_{name} have shapes {shapes}, not [d] and [d, d].")
@@ -123,7 +123,7 @@ def kl_gaussians(mean_p: Tensor, cov_p: Tensor, mean_q: Tensor, cov_q: Tensor) -
 
 
 def _require_grid(grid: Any) -> Tensor:
-    grid = torch.as_tensor(grid).detach().to(torch.float64)
+    grid = double(grid).detach()
     if grid.ndim != 1 or len(grid) < 3 or not bool((grid.diff() > 0).all() & grid.isfinite().all()):
         raise ValueError("grid must be [n] with at least 3 finite numbers in increasing order.")
     return grid
@@ -229,7 +229,7 @@ def _log_ratio_at_samples(p: Any, q: Any, n: int, generator: torch.Generator | N
     p = p.to(torch.float64) if isinstance(p, Distribution) else p
     x = p.sample(n, generator)
     x = x[0] if isinstance(x, tuple) else x  # LinearGaussian gives (x, z)
-    x = x.detach().to(torch.float64)
+    x = double(x).detach()
     with torch.no_grad():
         lp, lq = p.log_prob(x).to(torch.float64), q.log_prob(x).to(torch.float64)
     if lp.shape != (len(x),) or lq.shape != lp.shape:
@@ -295,7 +295,7 @@ def total_variation_monte_carlo(
 
 
 def _sorted_sample(values: Any, name: str) -> Tensor:
-    values = torch.as_tensor(values).detach().to(torch.float64)
+    values = double(values).detach()
     if values.ndim != 1 or len(values) == 0 or not bool(values.isfinite().all()):
         raise ValueError(f"{name} must be [n] (use flatten()), not empty, and finite.")
     return values.sort().values
@@ -396,7 +396,7 @@ def mmd_squared(a: Tensor, b: Tensor, bandwidth: float | None = None) -> Estimat
     Source: Gretton et al., A Kernel Two-Sample Test, 2012, Lemma 6 (the estimate); Efron & Stein,
         The Jackknife Estimate of Variance, 1981 (what it counts twice).
     """
-    a, b = (torch.as_tensor(t).detach().to(torch.float64) for t in (a, b))
+    a, b = (double(t).detach() for t in (a, b))
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         shapes = f"{list(a.shape)} and {list(b.shape)}"
         raise ValueError(f"a and b have shapes {shapes}, not [n, d] and [m, d].")
