@@ -11,8 +11,9 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[lab,test]'
 	@touch $@
 
+# Containers often work as root, where Jupyter wants to be told that this is meant.
 lab: .venv/installed
-	$(BIN)/jupyter lab notebooks/01_random_events_and_variables.ipynb
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/01_random_events_and_variables.ipynb
 
 run: .venv/installed
 	$(BIN)/python -m course_lib run
