@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -44,6 +45,44 @@ def doctor_command(options: argparse.Namespace) -> int:
     return doctor.report(doctor.examine())
 
 
+def score_command(options: argparse.Namespace) -> int:
+    """Score one set of images or features against another; print a table."""
+    from course_lib.metrics import FeaturesUnavailableError, load_features
+    from course_lib.metrics.report import load, report
+
+    def tell(text: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{text:<60}\r", end="", file=sys.stderr, flush=True)
+
+    try:
+        network = load_features(options.features) if options.features else None
+    except FeaturesUnavailableError as error:
+        raise ValueError(str(error)) from None
+    tell("reading")
+    real, fake = (load(path, network, options.image_size) for path in (options.real, options.fake))
+    if real.name and fake.name and real.name != fake.name:
+        raise ValueError(
+            f"{options.real} has features of {real.name} and {options.fake} of {fake.name}: both "
+            "must come from one network."
+        )
+    result = report(
+        real.features,
+        fake.features,
+        features=real.name or fake.name or "unnamed features",
+        probabilities=fake.probabilities,
+        resamples=options.bootstrap,
+        k=options.k,
+        seed=options.seed,
+        progress=tell,
+    )
+    tell("")
+    print(result)
+    if options.json:
+        text = json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        notebooks.write_text(Path(options.json), text)
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     main = argparse.ArgumentParser(prog="python -m course_lib", description=__doc__)
@@ -68,6 +107,26 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("badges", help="write badges and set-up cells of all lectures")
     command.add_argument("--check", action="store_true", help="change nothing; fail if one differs")
     command.set_defaults(call=badges_command)
+
+    command = commands.add_parser(
+        "score",
+        help="compare generated images or features with real ones",
+        description="Prints a table of scores. REAL and FAKE are folders of images, or .npz or "
+        ".npy files with images or features.",
+    )
+    command.add_argument("real", metavar="REAL")
+    command.add_argument("fake", metavar="FAKE")
+    command.add_argument(
+        "--features",
+        choices=("digits", "sprites", "mnist", "fashion_mnist", "inception"),
+        help="network that turns images into features; not needed for files of features",
+    )
+    command.add_argument("--image-size", type=int, help="pixels per side for images of a folder")
+    command.add_argument("--bootstrap", type=int, metavar="B", help="resamples (0: no intervals)")
+    command.add_argument("-k", type=int, default=5, help="neighbours of precision and its kin")
+    command.add_argument("--seed", type=int, default=0, help="of shuffle, subsets and bootstrap")
+    command.add_argument("--json", metavar="FILE", help="write the table there too")
+    command.set_defaults(call=score_command)
 
     command = commands.add_parser("doctor", help="check this installation and say what to mend")
     command.set_defaults(call=doctor_command)

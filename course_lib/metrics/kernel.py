@@ -59,8 +59,11 @@ def kernel_distance(
         )
         for _ in range(n_subsets)
     ]
-    together = (len(x) + len(y)) ** 2 <= 4 * n_subsets * subset_size**2
-    values = (_all_at_once if together else _one_by_one)(x, y, draws)
+    if (len(x) + len(y)) ** 2 <= 4 * n_subsets * subset_size**2:
+        chosen = [_counts([d[side] for d in draws], len(s)) for side, s in enumerate((x, y))]
+        values = weighted_estimates(x, y, *chosen)
+    else:
+        values = _one_by_one(x, y, draws)
     if not bool(torch.isfinite(values).all()):
         raise ValueError(
             "The third powers of these features overflow float64: the kernel is made for features "
@@ -82,24 +85,39 @@ def _kernel(a: Tensor, b: Tensor, work: Workspace) -> Tensor:
     return cubes.mul_(products)
 
 
-def _all_at_once(x: Tensor, y: Tensor, draws: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Estimates `[n_subsets]` from one kernel matrix, made and used in blocks of rows."""
-    size, work = len(draws[0][0]), Workspace()
-    chosen = []
-    for side, rows in enumerate((len(x), len(y))):
-        z = torch.zeros(rows, len(draws), dtype=torch.float64, device=x.device)
-        subset = torch.arange(len(draws), device=x.device)[:, None]
-        z[torch.stack([draw[side] for draw in draws]), subset] = 1
-        chosen.append(z)
+def _counts(draws: list[Tensor], n: int) -> Tensor:
+    """How often each row was drawn, `[n, draws]` float64."""
+    counts = torch.zeros(n, len(draws), dtype=torch.float64, device=draws[0].device)
+    for column, draw in enumerate(draws):
+        counts[:, column] = torch.bincount(draw, minlength=n)
+    return counts
+
+
+def weighted_estimates(x: Tensor, y: Tensor, in_x: Tensor, in_y: Tensor) -> Tensor:
+    """Unbiased squared MMD of several draws of rows at once, from one kernel made in blocks.
+
+    Pairs of a row with itself are left out, also where a draw holds a row twice, as those of a
+    bootstrap do.
+
+    Args:
+        x, y: features `[n, d]`, `[m, d]`.
+        in_x, in_y: how often each row is in each draw, `[n, draws]`, `[m, draws]`, float64.
+
+    Returns:
+        `[draws]`, float64.
+    """
+    work = Workspace()
     factors = (_factor(x), _factor(y))
-    within = sum(_sum_of_pairs(f, z, work) for f, z in zip(factors, chosen, strict=True))
+    within = sum(
+        _sum_of_pairs(f, w, work) / (w.sum(0) ** 2 - w.square().sum(0))
+        for f, w in zip(factors, (in_x, in_y), strict=True)
+    )
     across = torch.zeros_like(within)
     step = max(1, ENTRIES // len(y))
     for start in range(0, len(x), step):
         rows = slice(start, start + step)
-        sums = times(_kernel(factors[0][rows], factors[1], work), chosen[1])
-        across += (sums * chosen[0][rows]).sum(0)
-    return within / (size * (size - 1)) - 2 * across / size**2
+        across += (times(_kernel(factors[0][rows], factors[1], work), in_y) * in_x[rows]).sum(0)
+    return within - 2 * across / (in_x.sum(0) * in_y.sum(0))
 
 
 def _sum_of_pairs(factor: Tensor, chosen: Tensor, work: Workspace) -> Tensor:

@@ -54,6 +54,22 @@ def prdc(real: Any, fake: Any, k: int = 5) -> dict[str, float]:
 
     Source: Kynkäänniemi et al. 2019 (precision, recall); Naeem et al. 2020 (density, coverage).
     """
+    around_fake, recalled, covered = membership(real, fake, k)
+    return {
+        "precision": float((around_fake > 0).double().mean()),
+        "recall": float(recalled.double().mean()),
+        "density": float(around_fake.double().mean()) / k,
+        "coverage": float(covered.double().mean()),
+    }
+
+
+def membership(real: Any, fake: Any, k: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+    """What `prdc` averages, point by point.
+
+    Returns:
+        Number of real balls around each fake point `[m]`; whether each real point is inside some
+        fake ball `[n]`; and whether its own ball has a fake point inside `[n]`.
+    """
     x, y = inputs.feature_pair(real, fake, ("real", "fake"))
     if k < 1 or int(k) != k:
         raise ValueError(f"k is {k}, but it counts neighbours: choose a whole number from 1 on.")
@@ -76,12 +92,7 @@ def prdc(real: Any, fake: Any, k: int = 5) -> dict[str, float]:
         covered[i] = True
         around_fake += torch.bincount(j, minlength=len(y))
         recalled[pairs.closer_than(fake_radii[None, :])[0]] = True
-    return {
-        "precision": float((around_fake > 0).double().mean()),
-        "recall": float(recalled.double().mean()),
-        "density": float(around_fake.double().mean()) / k,
-        "coverage": float(covered.double().mean()),
-    }
+    return around_fake, recalled, covered
 
 
 def _spread(n: int, most: int = 64) -> list[int]:

@@ -54,8 +54,9 @@ def test_both_paths_and_every_block_size_agree(monkeypatch, entries):
     generator = torch.Generator().manual_seed(0)
     draws = [tuple(torch.randperm(n, generator=generator)[:6] for n in (23, 19)) for _ in range(5)]
     expected = [by_hand(a[i], b[j]) for i, j in draws]
-    for path in (kernel._all_at_once, kernel._one_by_one):
-        np.testing.assert_allclose(path(a, b, draws), expected, rtol=1e-11)
+    counts = [kernel._counts([d[side] for d in draws], n) for side, n in enumerate((23, 19))]
+    np.testing.assert_allclose(kernel.weighted_estimates(a, b, *counts), expected, rtol=1e-11)
+    np.testing.assert_allclose(kernel._one_by_one(a, b, draws), expected, rtol=1e-11)
     value, spread = kernel_distance(a, b, 6, 5)
     assert value == pytest.approx(np.mean(expected), rel=1e-11)
     assert spread == pytest.approx(np.std(expected), rel=1e-9), "population deviation"
