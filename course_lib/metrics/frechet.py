@@ -36,6 +36,7 @@ from course_lib.metrics.inputs import double
 EPSILON = torch.finfo(torch.float64).eps
 # Relative error that is worth more work. The estimates are cautious; errors found are smaller.
 WANTED = 1e-10
+Keep = Tensor | slice  # which columns take part
 
 
 # ---------------------------------------------------------------------------- one side
@@ -72,23 +73,26 @@ class _Side:
     @classmethod
     def of_samples(cls, x: Tensor) -> _Side:
         n, width = x.shape
-        origin = double(x[0])
-        mean = sum((part - origin).sum(0) for part in blocks(x)) / n
+        origin = double(x[0]).clone()
         if n <= width:
-            centred = torch.cat([part - origin - mean for part in blocks(x)])
+            centred = double(x) - origin
+            mean = centred.mean(0)
             # n centred rows span n - 1 directions. The reflection that maps the vector of ones to
-            # the first axis turns one row into zero; it is left out.
-            rows = (centred[1:] + centred[0] / (math.sqrt(n) - 1)) / math.sqrt(n - 1)
+            # the first axis turns one row into zero; it is left out. What it adds to every other
+            # row, the first one over √n - 1, joins the mean, so that one pass does both.
+            shift = mean - (centred[0] - mean) / (math.sqrt(n) - 1)
+            rows = centred[1:].sub_(shift).div_(math.sqrt(n - 1))
             return cls(origin, mean, rows=rows, rank=n - 1)
+        mean = sum((part - origin).sum(0) for part in blocks(x)) / n
         covariance = sum(gram(part - origin - mean) for part in blocks(x)) / (n - 1)
         return cls(origin, mean, covariance=covariance, samples=x, rank=width)
 
-    def root(self, keep: Tensor) -> Tensor:
+    def root(self, keep: Keep) -> Tensor:
         """[rank, kept columns]: the most exact root that there is."""
         if self.rows is not None:
             return self.rows[:, keep]
         if self.samples is not None:  # a triangular factor, without squaring anything
-            triangle = self.samples.new_zeros(0, int(keep.sum()), dtype=torch.float64)
+            triangle = self.mean.new_zeros(0, len(self.mean[keep]))
             for part in blocks(self.samples):
                 part = (part - self.origin - self.mean)[:, keep]
                 triangle = torch.linalg.qr(torch.cat([triangle, part]), mode="r").R
@@ -115,6 +119,8 @@ def _distance(a: _Side, b: _Side) -> float:
     keep = (a.variance > 0) & (b.variance > 0)
     if not bool(keep.any()):
         return total
+    if bool(keep.all()):
+        keep = slice(None)  # a view where a mask would copy
     small, large = (a, b) if a.rank <= b.rank else (b, a)
     overlap, error = _overlap_by_eigenvalues(small, large, keep)
     if 2 * error > WANTED * (total - 2 * overlap):
@@ -126,13 +132,13 @@ def _distance(a: _Side, b: _Side) -> float:
     return max(0.0, value)
 
 
-def _overlap_by_eigenvalues(small: _Side, large: _Side, keep: Tensor) -> tuple[float, float]:
+def _overlap_by_eigenvalues(small: _Side, large: _Side, keep: Keep) -> tuple[float, float]:
     """|F G^T|_* from the eigenvalues of F G^T G F^T, with an estimate of its rounding error.
 
     Rounding moves each eigenvalue by about eps times the largest one, up or down by chance, and
     the square root divides that by twice itself.
     """
-    if small.rows is not None and len(small.rows) <= int(keep.sum()):
+    if small.rows is not None and len(small.rows) <= len(small.mean[keep]):
         root = small.rows[:, keep]
     else:
         covariance = (
@@ -155,12 +161,12 @@ def _overlap_by_eigenvalues(small: _Side, large: _Side, keep: Tensor) -> tuple[f
     return float(roots.sum()), 2 * float(errors.square().sum().sqrt())
 
 
-def _overlap_by_singular_values(small: _Side, large: _Side, keep: Tensor) -> float:
+def _overlap_by_singular_values(small: _Side, large: _Side, keep: Keep) -> float:
     product = times(small.root(keep), large.root(keep).T)
     return float(torch.linalg.svdvals(product).sum())
 
 
-def _within_by_rotation(small: _Side, large: _Side, keep: Tensor) -> float:
+def _within_by_rotation(small: _Side, large: _Side, keep: Keep) -> float:
     """tr A + tr B - 2 |F G^T|_* as the least |Q F - G|^2 over isometries Q.
 
     The same number as a sum of squares: nothing cancels, however close the two sides are.
@@ -171,8 +177,8 @@ def _within_by_rotation(small: _Side, large: _Side, keep: Tensor) -> float:
     u, _, v = torch.linalg.svd(times(f, g.T), full_matrices=True)
     gap = times(v, g)
     gap[: len(f)] -= times(u.T, f)
-    alone = sum(float(side.variance[~keep].sum()) for side in (small, large))
-    return float(gap.square().sum()) + alone
+    alone = [float(side.variance.sum() - side.variance[keep].sum()) for side in (small, large)]
+    return float(gap.square().sum()) + sum(alone)
 
 
 def frechet_distance(features_a: Any, features_b: Any) -> float:

@@ -10,16 +10,24 @@ from torch import Tensor
 
 
 def tensor(values: Any, name: str) -> Tensor:
-    """`values` (tensor, array or nested list) as a tensor without gradient, type and device kept.
+    """`values` (tensor, array or nested list) as a tensor without gradient, of its own type.
+
+    It stays on its device, unless that is Apple's MPS, which has no float64: then on the CPU.
 
     Raises:
         TypeError: it is nothing of the kind.
     """
     if isinstance(values, Tensor):
-        return values.detach()
+        values = values.detach()
+        return values.cpu() if values.device.type == "mps" else values
     try:
         array = np.asarray(values)
-        return torch.from_numpy(array if array.flags.writeable else array.copy())
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+        # torch shares memory only with arrays that it may write to and walk forwards.
+        if not array.flags.writeable or min(array.strides, default=0) < 0:
+            array = array.copy()
+        return torch.from_numpy(array)
     except (TypeError, ValueError):
         raise TypeError(
             f"{name} should be a tensor or an array of numbers, not {type(values).__name__}."
@@ -35,9 +43,8 @@ def require_finite(values: Tensor, name: str) -> None:
     """Raise ValueError, with the place of the first one, if a number is NaN or infinite."""
     # One pass without a mask: a sum is finite only if every summand is (or it overflows, which
     # the second look then finds harmless).
-    if bool(
-        torch.isfinite(values.sum(dtype=torch.float64 if values.device.type != "mps" else None))
-    ):
+    total = values.sum() if values.device.type == "mps" else values.sum(dtype=torch.float64)
+    if bool(torch.isfinite(total)):
         return
     bad = ~torch.isfinite(values)
     if bool(bad.any()):
