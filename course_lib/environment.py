@@ -95,6 +95,17 @@ def repository_root() -> Path | None:
     return root if (root / "pyproject.toml").is_file() and (root / "notebooks").is_dir() else None
 
 
+def data_file(*parts: str) -> Path:
+    """A file of the folder ``data``: in the checkout, else in the installed package.
+
+    An installed package has the weights and the result cards of it, and no more. Whether the file
+    is there is for the caller to see.
+    """
+    root = repository_root()
+    folder = root / "data" if root else Path(__file__).resolve().parent / "_files"
+    return folder.joinpath(*parts)
+
+
 def default_cache() -> Path:
     """Folder for downloads: ``COURSE_CACHE``, else ``data/cache`` here, else the user's cache."""
     if os.environ.get("COURSE_CACHE"):

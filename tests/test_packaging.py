@@ -20,7 +20,7 @@ def wanted(root: Path) -> dict[str, str]:
 
 def test_conda_environment_equals_pyproject(root):
     text = (root / "environment.yml").read_text().split("dependencies:")[1]
-    lines = re.findall(r"^  - ([\w-]+)(>=\S+)?$", text, re.M)
+    lines = re.findall(r"^ +- ([\w-]+)(>=\S+)?$", text, re.M)  # those of its pip section too
     conda = {CONDA_NAMES.get(name, name): bounds for name, bounds in lines}
     python = tomllib.loads((root / "pyproject.toml").read_text())["project"]["requires-python"]
     assert conda.pop("python") == python

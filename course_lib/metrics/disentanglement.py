@@ -67,7 +67,7 @@ def mutual_information_gap(
         TypeError: not arrays of numbers.
 
     Source: Chen, Li, Grosse & Duvenaud, Isolating Sources of Disentanglement in Variational
-    Autoencoders, 2018, Eq. 6.
+    Autoencoders, 2018, section 4.
     """
     z, v = _require(codes, factors)
     if log_var is None:

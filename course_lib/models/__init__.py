@@ -16,6 +16,7 @@ from .article import (
     SamePadConv2d,
     SamePadConvTranspose2d,
 )
+from .classifier import ConvClassifier
 from .common import count_parameters
 from .dcgan import DCGANDiscriminator, DCGANGenerator, dcgan_init
 from .mlp import MLPDiscriminator, MLPGenerator, mlp
@@ -40,6 +41,7 @@ __all__ = [
     "ArticleEncoder",
     "ArticleGenerator",
     "Autoencoder",
+    "ConvClassifier",
     "ConvDecoder",
     "ConvEncoder",
     "CorrectedDecoder",

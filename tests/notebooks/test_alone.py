@@ -5,10 +5,12 @@ installed there, but not the checkout. The lecture's own first cell installs the
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,7 @@ def wheel(tmp_path_factory) -> Path:
         shutil.copy(ROOT / name, folder)
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "course_lib", folder / "course_lib", ignore=ignore)
+    shutil.copytree(ROOT / "data", folder / "data", ignore=shutil.ignore_patterns("cache"))
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
     command += ["--no-build-isolation", "--wheel-dir", str(folder / "wheel"), str(folder)]
     subprocess.run(command, check=True, capture_output=True)
@@ -54,6 +57,41 @@ def bare_python(tmp_path) -> Path:
     # the course in this environment stays unseen.
     Path(site, "preinstalled.pth").write_text(sysconfig.get_path("purelib"))
     return python
+
+
+def test_wheel_holds_the_library_its_weights_and_its_cards_and_nothing_else(wheel):
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "course_lib").rglob("*.py")}
+    data = [*ROOT.glob("data/features/*.safetensors"), *ROOT.glob("data/results/*.json")]
+    assert len(data) >= 8
+    assert held == code | {
+        f"course_lib/_files/{path.relative_to(ROOT / 'data').as_posix()}" for path in data
+    }
+
+
+def test_feature_networks_load_where_only_the_wheel_is(wheel, bare_python, tmp_path):
+    # A wheel of pure Python is the folder that pip makes of it, zipped.
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    load = """
+import course_lib
+from course_lib import data, environment
+from course_lib.metrics.features import load_features
+test = data.load("digits", "test")
+right = load_features("digits")(test.images).probabilities.argmax(1) == test.labels
+print(course_lib.__file__, environment.repository_root(), int(right.sum()), sep="\\n")
+"""
+    run = subprocess.run(
+        [bare_python, "-c", load],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    file, checkout, right = run.stdout.split("\n")[:3]
+    assert (Path(file).parent.parent, checkout) == (tmp_path / "site", "None")
+    card = json.loads((ROOT / "data" / "results" / "features_digits.json").read_text())
+    assert int(right) / card["test_n"] == card["test_accuracy"]
 
 
 def versions(python: Path) -> dict[str, list[str]]:
