@@ -56,3 +56,15 @@ def gram(x: Tensor) -> Tensor:
 
 def _symmetric(x: Tensor) -> Tensor:
     return (x + x.T) / 2
+
+
+def lower_product(a: Tensor, b: Tensor, parts: int = 8) -> Tensor:
+    """a.T @ b for lower triangular a and b, `[d, d]`, without most of the products with zero."""
+    step = -(-len(a) // parts)
+    out = torch.empty_like(a)
+    for i in range(0, len(a), step):
+        for j in range(0, len(a), step):
+            below = slice(max(i, j), None)
+            left, right = a[below, i : i + step], b[below, j : j + step]
+            out[i : i + step, j : j + step] = times(left.T, right)
+    return out

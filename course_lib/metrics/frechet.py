@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from course_lib.metrics import inputs
-from course_lib.metrics.arithmetic import blocks, gram, times
+from course_lib.metrics.arithmetic import blocks, gram, lower_product, times
 from course_lib.metrics.inputs import double
 
 EPSILON = torch.finfo(torch.float64).eps
@@ -83,9 +83,9 @@ class _Side:
             shift = mean - (centred[0] - mean) / (math.sqrt(n) - 1)
             rows = centred[1:].sub_(shift).div_(math.sqrt(n - 1))
             return cls(origin, mean, rows=rows, rank=n - 1)
-        mean = sum((part - origin).sum(0) for part in blocks(x)) / n
-        covariance = sum(gram(part - origin - mean) for part in blocks(x)) / (n - 1)
-        return cls(origin, mean, covariance=covariance, samples=x, rank=width)
+        side = FeatureMoments().update(x)._side()
+        side.samples = x
+        return side
 
     def root(self, keep: Keep) -> Tensor:
         """[rank, kept columns]: the most exact root that there is."""
@@ -140,18 +140,20 @@ def _overlap_by_eigenvalues(small: _Side, large: _Side, keep: Keep) -> tuple[flo
     """
     if small.rows is not None and len(small.rows) <= len(small.mean[keep]):
         root = small.rows[:, keep]
+        if large.rows is not None:
+            square = gram(times(large.rows[:, keep], root.T))
+        else:
+            square = times(times(root, large.covariance[keep][:, keep]), root.T)
     else:
-        covariance = (
-            gram(small.rows[:, keep]) if small.rows is not None else small.covariance[keep][:, keep]
-        )
-        factor, failed = torch.linalg.cholesky_ex(covariance)
-        if int(failed):
-            return 0.0, math.inf
-        root = factor.T
-    if large.rows is not None:
-        square = gram(times(large.rows[:, keep], root.T))
-    else:
-        square = times(times(root, large.covariance[keep][:, keep]), root.T)
+        factors = []
+        for side in (small, large):
+            kept = gram(side.rows[:, keep]) if side.covariance is None else side.covariance
+            kept = kept if side.covariance is None else kept[keep][:, keep]
+            factor, failed = torch.linalg.cholesky_ex(kept)
+            if int(failed):
+                return 0.0, math.inf
+            factors.append(factor)
+        square = gram(lower_product(*factors))
     values = torch.linalg.eigvalsh(square).clamp(min=0)
     floor = EPSILON * values[-1]
     if not float(floor) > 0:
@@ -324,21 +326,18 @@ class FeatureMoments:
                 f"This batch has {x.shape[1]} columns and the ones before had {self.width}: all "
                 "must come from the same feature network."
             )
+        if self._mean is None:
+            self._begin(double(x[0]).clone())
         for part in blocks(x):
-            if self._mean is None:
-                self._begin(part[0].clone())
-            self._add(part.to(self._mean.device))
+            part = part.to(self._mean.device) - self._origin
+            mean = part.mean(0)
+            self._join(len(part), mean, gram(part.sub_(mean)))
         self._joined = False
         return self
 
     def _begin(self, origin: Tensor) -> None:
         self._origin, self._mean = origin, torch.zeros_like(origin)
         self._scatter = origin.new_zeros(len(origin), len(origin))
-
-    def _add(self, x: Tensor) -> None:
-        x = x - self._origin
-        mean = x.mean(0)
-        self._join(len(x), mean, gram(x - mean))
 
     def _join(self, n: int, mean: Tensor, scatter: Tensor) -> None:
         """Join n more samples with this mean (from the origin) and scatter about it."""

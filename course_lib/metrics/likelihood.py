@@ -236,6 +236,8 @@ def bidirectional_check(
     with run.network.evaluating():
         for _, noise in run.groups(require_positive(n, "n"), generator):
             z = torch.stack([normals((run.latent_dim,), g) for g in noise])
+            # A model without weights works in the type of what it is given.
+            run.network.like = z if run.network.like is None else run.network.like
             decoded = run.network.decode(z.to(run.network.like))
             draws = [sample(d[None], g) for d, g in zip(decoded, noise, strict=True)]
             x = run.network.data(torch.cat(draws))

@@ -23,8 +23,9 @@ SMALLEST_UNIFORM = 2.0**-54  # half a step of torch.rand in float64: keeps inver
 
 def double(value: Any) -> Tensor:
     """The value in float64; from an Apple GPU, which has no float64, it comes to the CPU first."""
-    tensor = torch.as_tensor(value)
-    return (tensor.cpu() if tensor.device.type == "mps" else tensor).to(torch.float64)
+    if not isinstance(value, Tensor):
+        return torch.as_tensor(value, dtype=torch.float64)  # 0.1 would be a float32 on the way
+    return (value.cpu() if value.device.type == "mps" else value).to(torch.float64)
 
 
 def _dtype(*values: Any) -> torch.dtype:

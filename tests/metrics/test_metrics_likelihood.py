@@ -474,3 +474,11 @@ def test_numbers_that_are_not_finite_are_refused_with_their_cause():
     model.encode = lambda x: (x[:, :2] / 0, x[:, :2])
     with pytest.raises(ValueError, match="The encoder's mu"):
         metrics.elbo(model, likelihood, x)
+
+
+def test_a_model_without_weights_works_in_double_precision():
+    exact, likelihood = linear()
+    model = SimpleNamespace(decode=lambda z: z @ exact.weight.T + exact.bias, latent_dim=2)
+    found = metrics.bidirectional_check(model, likelihood, 3, temperatures=20, chains=4)
+    assert found.x.dtype == torch.float64
+    assert found.lower.value < found.upper.value + 1

@@ -362,3 +362,13 @@ BAD = {
 def test_bad_input_is_refused_with_a_sentence(sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         BAD[sentence]()
+
+
+def test_plain_numbers_keep_all_their_digits():
+    """0.4 is no float32, and a density must not take it for one on the way to float64."""
+    means = torch.zeros(1, 2, dtype=torch.float64)
+    mixture = pr.GaussianMixture(means, 0.4)
+    assert float(mixture.stds[0]) == 0.4
+    x = torch.tensor([[0.7, -0.2]], dtype=torch.float64)
+    expected = stats.norm(0, 0.4).logpdf(x.numpy()).sum(1)
+    np.testing.assert_allclose(mixture.log_prob(x), expected, rtol=1e-14)
