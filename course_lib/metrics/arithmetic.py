@@ -8,16 +8,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_lib.metrics.inputs import double
 
-# Rows per block: a block of 2,048 float64 columns is 32 MiB, whatever n is.
-BLOCK = 2048
+class Workspace:
+    """Memory for the blocks of a long calculation: fresh pages would cost as much as the sums."""
+
+    def __init__(self) -> None:
+        self._parts: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def matrix(self, name: str, rows: int, columns: int, like: Tensor) -> Tensor:
+        """An uninitialised matrix on the device and of the type of `like`; one per name."""
+        part = self._parts.get((name, like.dtype))
+        if part is None or part.numel() < rows * columns:
+            part = self._parts[name, like.dtype] = like.new_empty(rows * columns)
+        return part[: rows * columns].view(rows, columns)
 
 
-def blocks(x: Tensor, size: int = BLOCK) -> Iterator[Tensor]:
-    """Rows of x `[n, d]` as float64, `size` at a time."""
-    for part in x.split(size):
-        yield double(part)
+# Numbers per block of rows: 16 MiB of float64, whatever n is.
+ENTRIES = 2**21
+
+
+def shifted_blocks(x: Tensor, origin: Tensor, work: Workspace) -> Iterator[Tensor]:
+    """Rows of x `[n, d]` minus the origin, in float64, some at a time.
+
+    A block is overwritten by the next one, and may be changed meanwhile.
+    """
+    for part in x.split(max(1, ENTRIES // x.shape[1])):
+        out = work.matrix("block", *part.shape, origin)
+        yield torch.sub(part.to(origin.device), origin, out=out)
 
 
 def times(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
@@ -35,27 +52,10 @@ def times(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
         return out
 
 
-class Workspace:
-    """Memory for the blocks of a long calculation: fresh pages would cost as much as the sums."""
-
-    def __init__(self) -> None:
-        self._parts: dict[tuple[str, torch.dtype], Tensor] = {}
-
-    def matrix(self, name: str, rows: int, columns: int, like: Tensor) -> Tensor:
-        """An uninitialised matrix on the device and of the type of `like`; one per name."""
-        part = self._parts.get((name, like.dtype))
-        if part is None or part.numel() < rows * columns:
-            part = self._parts[name, like.dtype] = like.new_empty(rows * columns)
-        return part[: rows * columns].view(rows, columns)
-
-
-def gram(x: Tensor) -> Tensor:
-    """x.T @ x, `[d, d]`, exactly symmetric."""
-    return times(x.T, x) if x.device.type == "cpu" else _symmetric(x.T @ x)
-
-
-def _symmetric(x: Tensor) -> Tensor:
-    return (x + x.T) / 2
+def gram(x: Tensor, out: Tensor | None = None) -> Tensor:
+    """x.T @ x, `[d, d]`, exactly symmetric; into `out` if that is given."""
+    product = times(x.T, x, out)
+    return product if x.device.type == "cpu" else product.add_(product.T.clone()).div_(2)
 
 
 def lower_product(a: Tensor, b: Tensor, parts: int = 8) -> Tensor:

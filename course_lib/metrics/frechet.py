@@ -30,7 +30,8 @@ import torch
 from torch import Tensor
 
 from course_lib.metrics import inputs
-from course_lib.metrics.arithmetic import blocks, gram, lower_product, times
+from course_lib.metrics.arithmetic import Workspace, gram, lower_product, shifted_blocks, times
+from course_lib.metrics.features import Features
 from course_lib.metrics.inputs import double
 
 EPSILON = torch.finfo(torch.float64).eps
@@ -93,8 +94,8 @@ class _Side:
             return self.rows[:, keep]
         if self.samples is not None:  # a triangular factor, without squaring anything
             triangle = self.mean.new_zeros(0, len(self.mean[keep]))
-            for part in blocks(self.samples):
-                part = (part - self.origin - self.mean)[:, keep]
+            for part in shifted_blocks(self.samples, self.origin, Workspace()):
+                part = part.sub_(self.mean)[:, keep]
                 triangle = torch.linalg.qr(torch.cat([triangle, part]), mode="r").R
             return triangle / math.sqrt(len(self.samples) - 1)
         values, vectors = torch.linalg.eigh(self.covariance[keep][:, keep])
@@ -123,64 +124,73 @@ def _distance(a: _Side, b: _Side) -> float:
         keep = slice(None)  # a view where a mask would copy
     small, large = (a, b) if a.rank <= b.rank else (b, a)
     overlap, error = _overlap_by_eigenvalues(small, large, keep)
-    if 2 * error > WANTED * (total - 2 * overlap):
-        overlap = _overlap_by_singular_values(small, large, keep)
+    if not 2 * error <= WANTED * (total - 2 * overlap):
+        roots = small.root(keep), large.root(keep)
+        overlap = float(torch.linalg.svdvals(times(roots[0], roots[1].T)).sum())
         error = 2 * EPSILON * total
     value = total - 2 * overlap
-    if 2 * error > WANTED * value:
-        value = between + _within_by_rotation(small, large, keep)
+    if not 2 * error <= WANTED * value:
+        alone = [float(side.variance.sum() - side.variance[keep].sum()) for side in (a, b)]
+        value = between + _least_rotation(*roots) + sum(alone)
     return max(0.0, value)
+
+
+def _quick_root(side: _Side, keep: Keep) -> tuple[Tensor, bool, float]:
+    """A cheap root `[r, kept]`, whether it is triangular, and how much it magnifies rounding.
+
+    A Cholesky factor magnifies by the largest ratio of a variance to what is left of it when all
+    features before it are known; where there is no factor, by infinity.
+    """
+    if side.rows is not None and len(side.rows) <= len(side.mean[keep]):
+        return side.rows[:, keep], False, 0.0
+    if side.rows is not None:
+        covariance = gram(side.rows[:, keep])
+    else:
+        covariance = side.covariance[keep][:, keep]
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    if int(failed):
+        return factor, True, math.inf
+    left = factor.diagonal().square()
+    return factor.T, True, float((covariance.diagonal() / left).max())
 
 
 def _overlap_by_eigenvalues(small: _Side, large: _Side, keep: Keep) -> tuple[float, float]:
     """|F G^T|_* from the eigenvalues of F G^T G F^T, with an estimate of its rounding error.
 
     Rounding moves each eigenvalue by about eps times the largest one, up or down by chance, and
-    the square root divides that by twice itself.
+    the square root divides that by twice itself. The roots bring errors of their own.
     """
-    if small.rows is not None and len(small.rows) <= len(small.mean[keep]):
-        root = small.rows[:, keep]
-        if large.rows is not None:
-            square = gram(times(large.rows[:, keep], root.T))
-        else:
-            square = times(times(root, large.covariance[keep][:, keep]), root.T)
-    else:
-        factors = []
-        for side in (small, large):
-            kept = gram(side.rows[:, keep]) if side.covariance is None else side.covariance
-            kept = kept if side.covariance is None else kept[keep][:, keep]
-            factor, failed = torch.linalg.cholesky_ex(kept)
-            if int(failed):
-                return 0.0, math.inf
-            factors.append(factor)
-        square = gram(lower_product(*factors))
+    (f, f_triangular, f_magnifies), (g, g_triangular, g_magnifies) = (
+        _quick_root(side, keep) for side in (small, large)
+    )
+    if not math.isfinite(f_magnifies + g_magnifies):
+        return 0.0, math.inf
+    product = lower_product(f.T, g.T) if f_triangular and g_triangular else times(f, g.T)
+    square = gram(product.T)
+    if not bool(torch.isfinite(square.sum())):
+        return 0.0, math.inf
     values = torch.linalg.eigvalsh(square).clamp(min=0)
     floor = EPSILON * values[-1]
     if not float(floor) > 0:
         return 0.0, math.inf
     roots = values.sqrt()
     errors = floor / (2 * roots.clamp(min=floor.sqrt()))
-    return float(roots.sum()), 2 * float(errors.square().sum().sqrt())
+    overlap = float(roots.sum())
+    of_roots = EPSILON * overlap * (f_magnifies + g_magnifies)
+    return overlap, 2 * float(errors.square().sum().sqrt()) + of_roots
 
 
-def _overlap_by_singular_values(small: _Side, large: _Side, keep: Keep) -> float:
-    product = times(small.root(keep), large.root(keep).T)
-    return float(torch.linalg.svdvals(product).sum())
-
-
-def _within_by_rotation(small: _Side, large: _Side, keep: Keep) -> float:
+def _least_rotation(f: Tensor, g: Tensor) -> float:
     """tr A + tr B - 2 |F G^T|_* as the least |Q F - G|^2 over isometries Q.
 
     The same number as a sum of squares: nothing cancels, however close the two sides are.
     """
-    f, g = small.root(keep), large.root(keep)
     if len(f) > len(g):
         f, g = g, f
     u, _, v = torch.linalg.svd(times(f, g.T), full_matrices=True)
     gap = times(v, g)
     gap[: len(f)] -= times(u.T, f)
-    alone = [float(side.variance.sum() - side.variance[keep].sum()) for side in (small, large)]
-    return float(gap.square().sum()) + sum(alone)
+    return float(gap.square().sum())
 
 
 def frechet_distance(features_a: Any, features_b: Any) -> float:
@@ -191,12 +201,15 @@ def frechet_distance(features_a: Any, features_b: Any) -> float:
     Between finite sets it is biased upwards by a term of order 1/n (`frechet_distance_infinity`),
     so compare only values of equal n.
 
-    The result has a relative error of at most about 1e-9, also for fewer samples than features, for
-    singular covariances, and for features with a large common offset.
+    From samples the relative error is below 1e-9, also for fewer samples than features, for
+    singular covariances, and for features with a large common offset, as long as the distance is
+    not below about 1e-12 of the variances. From `FeatureMoments`, where the samples are gone, it is
+    about 1e-16 times the variances over the distance, and more for covariances close to singular.
 
     Args:
         features_a, features_b: `[n, d]` and `[m, d]`, floating point, n, m >= 2, any device; or
-            `FeatureMoments`. Covariances have the denominator n - 1, as in the FID.
+            `FeatureMoments`, or the `Features` that a network returned. Covariances have the
+            denominator n - 1, as in the FID.
 
     Raises:
         ValueError: other shapes or widths, integers, NaN or infinities, fewer than two samples,
@@ -204,40 +217,37 @@ def frechet_distance(features_a: Any, features_b: Any) -> float:
 
     Source: Heusel et al. 2017, Eq. 6; the distance is that of Dowson and Landau 1982.
     """
-    sides = []
-    for given, name in ((features_a, "features_a"), (features_b, "features_b")):
-        if isinstance(given, FeatureMoments):
-            sides.append(given._side())
-        else:
-            sides.append(_Side.of_samples(inputs.features(given, name)))
-    names = [getattr(f, "features", "") for f in (features_a, features_b)]
+    names = [getattr(f, "name", "") for f in (features_a, features_b)]
     if all(names) and names[0] != names[1]:
         raise ValueError(
-            f"features_a are moments of {names[0]!r} and features_b of {names[1]!r}: distances "
-            "between features of two networks mean nothing; compute both with one."
+            f"features_a are of {names[0]!r} and features_b of {names[1]!r}: distances between "
+            "features of two networks mean nothing; compute both with one."
         )
-    a, b = sides
+    a = _side(features_a, "features_a")
+    b = _side(features_b, "features_b", a.mean.device)
     if len(a.mean) != len(b.mean):
         raise ValueError(
             f"features_a has {len(a.mean)} columns and features_b has {len(b.mean)}: both must "
             "come from the same feature network (and the same layer of it)."
         )
-    return _distance(a, _on(b, a.mean.device))
+    return _distance(a, b)
 
 
-def _on(side: _Side, device: torch.device) -> _Side:
-    for name in ("origin", "mean", "rows", "covariance", "samples", "variance"):
-        value = getattr(side, name)
-        if value is not None:
-            setattr(side, name, value.to(device))
-    return side
+def _side(given: Any, name: str, device: torch.device | None = None) -> _Side:
+    if isinstance(given, FeatureMoments):
+        return given._side(device)
+    given = given.features if isinstance(given, Features) else given
+    return _Side.of_samples(inputs.features(given, name).to(device))
 
 
 def frechet_distance_from_moments(mean_a: Any, cov_a: Any, mean_b: Any, cov_b: Any) -> float:
     """Squared Fréchet distance between N(mean_a, cov_a) and N(mean_b, cov_b).
 
-    Means `[d]`, covariances `[d, d]`: symmetric, eigenvalues at least 0, zeros allowed. For d = 1 a
-    number stands for either. At least 0, in squared units of the features.
+    Means `[d]`, covariances `[d, d]`: symmetric (to 1e-6 of the largest entry; the mean with the
+    transpose is used), eigenvalues at least 0 (down to -1e-6 of it is taken for rounding), zeros
+    allowed. For d = 1 a number stands for either. At least 0, in squared units of the features.
+    The relative error is about 1e-16 times the variances over the distance for covariances far
+    from singular, and cannot be so small for others, whose least eigenvalues are rounded already.
 
     Raises:
         ValueError: shapes that do not fit, NaN or infinities, or a matrix that is not symmetric or
@@ -245,15 +255,16 @@ def frechet_distance_from_moments(mean_a: Any, cov_a: Any, mean_b: Any, cov_b: A
 
     Source: Dowson and Landau 1982.
     """
-    a, b = _gaussian(mean_a, cov_a, "a"), _gaussian(mean_b, cov_b, "b")
+    a = _gaussian(mean_a, cov_a, "a")
+    b = _gaussian(mean_b, cov_b, "b", a.mean.device)
     if len(a.mean) != len(b.mean):
         raise ValueError(f"mean_a has {len(a.mean)} entries and mean_b has {len(b.mean)}.")
-    return _distance(a, _on(b, a.mean.device))
+    return _distance(a, b)
 
 
-def _gaussian(mean: Any, covariance: Any, name: str) -> _Side:
+def _gaussian(mean: Any, covariance: Any, name: str, device: torch.device | None = None) -> _Side:
     mean, cov = inputs.tensor(mean, f"mean_{name}"), inputs.tensor(covariance, f"cov_{name}")
-    mean, cov = double(mean), double(cov).to(mean.device)
+    mean, cov = (double(value).to(device or mean.device) for value in (mean, cov))
     mean = mean.reshape(1) if mean.ndim == 0 else mean
     cov = cov.reshape(1, 1) if cov.ndim == 0 else cov
     if mean.ndim != 1 or len(mean) == 0 or cov.shape != (len(mean), len(mean)):
@@ -321,19 +332,29 @@ class FeatureMoments:
             ValueError: not floating-point features, NaN or infinities, or another width.
         """
         x = inputs.features(batch, "batch", least=1)
+        self._require_own("update")
         if self.width not in (None, x.shape[1]):
             raise ValueError(
                 f"This batch has {x.shape[1]} columns and the ones before had {self.width}: all "
                 "must come from the same feature network."
             )
-        if self._mean is None:
-            self._begin(double(x[0]).clone())
-        for part in blocks(x):
-            part = part.to(self._mean.device) - self._origin
-            mean = part.mean(0)
-            self._join(len(part), mean, gram(part.sub_(mean)))
-        self._joined = False
+        # Features often come out of inference mode, whose tensors cannot be added to later.
+        with torch.inference_mode(False), torch.no_grad():
+            if self._mean is None:
+                self._begin(double(x[0]).clone())
+            work = Workspace()
+            for part in shifted_blocks(x, self._origin, work):
+                mean = part.mean(0)
+                out = work.matrix("gram", self.width, self.width, mean)
+                self._join(len(part), mean, gram(part.sub_(mean), out))
         return self
+
+    def _require_own(self, what: str) -> None:
+        if self._joined:
+            raise ValueError(
+                f"{what} came after all_reduce: these moments hold the samples of all processes "
+                "already, and more would be counted once per process. Call all_reduce last."
+            )
 
     def _begin(self, origin: Tensor) -> None:
         self._origin, self._mean = origin, torch.zeros_like(origin)
@@ -356,6 +377,12 @@ class FeatureMoments:
         """
         if other.n == 0:
             return self
+        if self.n and self._joined != other._joined:
+            raise ValueError(
+                "One of these moments went through all_reduce and the other did not: merge those "
+                "of this process first, then call all_reduce."
+            )
+        self._joined = other._joined
         if self.features and other.features and self.features != other.features:
             raise ValueError(
                 f"These are moments of {self.features!r} and of {other.features!r}: only moments "
@@ -366,61 +393,48 @@ class FeatureMoments:
                 f"These moments have widths {self.width} and {other.width}: they do not come from "
                 "one feature network."
             )
-        if self._mean is None:
-            self._begin(other._origin.clone())
-        device = self._mean.device
-        mean = other._mean.to(device) + (other._origin.to(device) - self._origin)
-        self._join(other.n, mean, other._scatter.to(device))
+        with torch.inference_mode(False), torch.no_grad():
+            if self._mean is None:
+                self._begin(other._origin.clone())
+            device = self._mean.device
+            mean = other._mean.to(device) + (other._origin.to(device) - self._origin)
+            self._join(other.n, mean, other._scatter.to(device))
         self.features = self.features or other.features
         return self
 
     def all_reduce(self) -> FeatureMoments:
         """Join the moments of all processes of `torch.distributed`, on every one of them.
 
-        A process without a sample takes part too. Without a process group this does nothing.
+        A process without a sample takes part too. The parts are joined in the order of the ranks,
+        so that all processes hold the same numbers to the last bit. Nothing can be added
+        afterwards. Without a process group this does nothing.
 
         Raises:
-            ValueError: widths differ between processes, or it was called twice without a new batch
-                in between, which would count every sample again.
+            ValueError: widths or names of features differ between processes, or it was called
+                before, which would count every sample again.
         """
         import torch.distributed as dist
 
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
             return self
-        if self._joined:
-            raise ValueError(
-                "all_reduce was called twice: these moments hold the samples of all processes "
-                "already. Call it once, after the last update."
-            )
-        # With NCCL tensors have to be on the GPU, wherever the moments are.
-        wire = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        sizes = torch.zeros(dist.get_world_size(), 2, dtype=torch.int64, device=wire)
-        sizes[dist.get_rank()] = torch.tensor([self.n, self.width or 0])
-        dist.all_reduce(sizes)
-        widths = sorted(set(sizes[:, 1].tolist()) - {0})
-        if len(widths) > 1:
-            raise ValueError(f"The processes have features of different widths: {widths}.")
-        if not widths:
-            return self
-        home = torch.device("cpu") if self._mean is None else self._mean.device
-        first = int((sizes[:, 0] > 0).nonzero()[0])
-        origin = torch.zeros(widths[0], dtype=torch.float64) if self._mean is None else self._origin
-        own, mean, scatter = origin.to(wire), torch.zeros(widths[0], dtype=torch.float64), None
-        mean = mean.to(wire) if self._mean is None else self._mean.to(wire)
-        origin = own.clone()
-        dist.broadcast(origin, first)
-        mean = mean + (own - origin)
-        total = int(sizes[:, 0].sum())
-        joint = mean * (self.n / total)
-        dist.all_reduce(joint)
-        step = mean - joint
-        scatter = self.n * torch.outer(step, step)
-        if self._scatter is not None:
-            scatter += self._scatter.to(wire)
-        dist.all_reduce(scatter)
-        self._origin, self._mean, self._scatter = origin.to(home), joint.to(home), scatter.to(home)
-        self.n, self._joined = total, True
+        self._require_own("all_reduce")
+        home = None if self._mean is None else self._mean.device
+        parts: list[FeatureMoments | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, self._to("cpu"))
+        joint = FeatureMoments()
+        for part in parts:
+            joint.merge(part)
+        self.__dict__.update(joint._to(home).__dict__)
+        self._joined = True
         return self
+
+    def _to(self, device: torch.device | str | None) -> FeatureMoments:
+        moved = FeatureMoments(self.features)
+        moved.n = self.n
+        for name in ("_origin", "_mean", "_scatter"):
+            value = getattr(self, name)
+            setattr(moved, name, None if value is None else value.to(device))
+        return moved
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """Mean `[d]` and covariance `[d, d]` (denominator n - 1), float64.
@@ -431,15 +445,22 @@ class FeatureMoments:
         side = self._side()
         return side.origin + side.mean, side.covariance
 
-    def _side(self) -> _Side:
+    def _side(self, device: torch.device | None = None) -> _Side:
         if self.n < 2:
             raise ValueError(
                 f"These moments have seen {self.n} sample(s), and a covariance needs at least 2: "
                 "update them with more batches first."
             )
-        rank = min(self.n - 1, self.width)
-        covariance = self._scatter / (self.n - 1)
-        return _Side(self._origin, self._mean, covariance=covariance, rank=rank)
+        own = self._to(device)
+        covariance = own._scatter / (self.n - 1)
+        return _Side(
+            own._origin, own._mean, covariance=covariance, rank=min(self.n - 1, self.width)
+        )
+
+    @property
+    def name(self) -> str:
+        """Name of the features, as `Features` has it."""
+        return self.features
 
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file, whole or not at all.
@@ -487,7 +508,11 @@ class FeatureMoments:
                 moments._origin = file.get_tensor("origin")
                 moments._mean = file.get_tensor("mean")
                 moments._scatter = file.get_tensor("scatter")
-        except (safetensors.SafetensorError, ValueError, KeyError):
+            d = len(moments._mean)
+            shapes = [moments._origin.shape, moments._mean.shape, moments._scatter.shape]
+            if moments.n < 1 or shapes != [(d,), (d,), (d, d)]:
+                raise ValueError
+        except (safetensors.SafetensorError, ValueError, KeyError, TypeError):
             raise ValueError(
                 f"{path} is damaged or holds no feature moments: give a file that "
                 "FeatureMoments.save wrote."
@@ -501,12 +526,14 @@ class FeatureMoments:
 class FrechetExtrapolation(NamedTuple):
     """`distances[i]`, the mean distance between parts of `sizes[i]` samples; `float()` is `value`.
 
-    `value` is where their line meets 1/n = 0, `slope` its slope in 1/n, and `standard_error` that
-    of the intercept as the scatter about the line tells it.
+    `value` is where their line meets 1/n = 0, `slope` its slope in 1/n. `fit_error` is the error of
+    the intercept as the scatter about the line tells it (NaN for a line through two points): it is
+    no standard error of `value`, since all parts are made of the same samples, and what these have
+    in common moves the whole line.
     """
 
     value: float
-    standard_error: float
+    fit_error: float
     slope: float
     sizes: tuple[int, ...]
     distances: tuple[float, ...]
@@ -544,8 +571,7 @@ def frechet_distance_infinity(
     Source: Chong and Forsyth 2020 (their line is fitted to random subsets of the generated set).
     """
     a, b = inputs.feature_pair(features_a, features_b, ("features_a", "features_b"))
-    if splits < 2:
-        raise ValueError(f"splits is {splits}, but a line needs at least 2.")
+    splits = inputs.whole(splits, "splits", 2)
     smallest = min(len(b), len(b) if fixed_reference else len(a)) // splits
     if smallest <= a.shape[1]:
         raise ValueError(
@@ -575,7 +601,7 @@ def frechet_distance_infinity(
     design = torch.stack([torch.ones_like(x), x], 1)
     fit = torch.linalg.lstsq(design, y[:, None]).solution[:, 0]
     residual = y - design @ fit
-    error = 0.0
+    error = math.nan
     if splits > 2:
         covariance = torch.linalg.inv(design.T @ design) * residual.square().sum() / (splits - 2)
         error = math.sqrt(max(0.0, float(covariance[0, 0])))

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+def whole(value: Any, name: str, least: int, most: int | None = None) -> int:
+    """`value` as an int, if it is a whole number from `least` to `most`.
+
+    Raises:
+        ValueError: it is not.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or number < least or number > (most or number):
+        bound = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} is {value!r}; it must be a whole number {bound}.")
+    return number
 
 
 def tensor(values: Any, name: str) -> Tensor:
@@ -15,23 +32,35 @@ def tensor(values: Any, name: str) -> Tensor:
     It stays on its device, unless that is Apple's MPS, which has no float64: then on the CPU.
 
     Raises:
+        ValueError: the numbers are complex.
         TypeError: it is nothing of the kind.
     """
-    if isinstance(values, Tensor):
-        values = values.detach()
-        return values.cpu() if values.device.type == "mps" else values
+    kind = f"a {type(values).__name__}"
     try:
-        array = np.asarray(values)
-        if not array.dtype.isnative:
-            array = array.astype(array.dtype.newbyteorder("="))
-        # torch shares memory only with arrays that it may write to and walk forwards.
-        if not array.flags.writeable or min(array.strides, default=0) < 0:
-            array = array.copy()
-        return torch.from_numpy(array)
-    except (TypeError, ValueError):
+        if isinstance(values, Tensor):
+            kind = f"a tensor of layout {values.layout} and type {values.dtype}"
+            if values.layout != torch.strided or (
+                values.is_floating_point() and values.element_size() < 2
+            ):
+                raise TypeError
+            values = values.detach()
+            values = values.cpu() if values.device.type == "mps" else values
+        else:
+            array = np.asarray(values)
+            kind = f"an array of type {array.dtype}"
+            if not array.dtype.isnative:
+                array = array.astype(array.dtype.newbyteorder("="))
+            # torch shares memory only with arrays that it may write to and walk forwards.
+            if not array.flags.writeable or min(array.strides, default=0) < 0:
+                array = array.copy()
+            values = torch.from_numpy(array)
+    except (TypeError, ValueError, RuntimeError):
         raise TypeError(
-            f"{name} should be a tensor or an array of numbers, not {type(values).__name__}."
+            f"{name} should be a tensor or an array of real numbers, not {kind}."
         ) from None
+    if values.is_complex():
+        raise ValueError(f"{name} holds complex numbers: pass real ones, for example x.real.")
+    return values
 
 
 def double(values: Tensor) -> Tensor:

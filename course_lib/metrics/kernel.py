@@ -10,7 +10,6 @@ from torch import Tensor
 
 from course_lib.metrics import inputs
 from course_lib.metrics.arithmetic import Workspace, times
-from course_lib.metrics.inputs import double
 
 # Kernel values per block: 8 MiB of float64, which stay in a processor's cache.
 ENTRIES = 2**20
@@ -27,8 +26,8 @@ def kernel_distance(
     as the public implementations report it), not an error of the mean: subsets overlap.
 
     Where subsets overlap much, the kernel is computed once for all of them and each subset is a
-    quadratic form in it; where they do not, subset by subset. Memory stays below some 100 MiB
-    beside the features in either case.
+    quadratic form in it; where they do not, subset by subset. Memory: in the first case a float64
+    copy of both sets, and some 100 MiB in either.
 
     Args:
         a, b: features `[n, d]` and `[m, d]`, floating point, any device.
@@ -44,15 +43,14 @@ def kernel_distance(
         unbiased estimate).
     """
     x, y = inputs.feature_pair(a, b, ("a", "b"))
-    smaller = min(len(x), len(y))
-    if not 2 <= subset_size <= smaller:
+    subset_size = inputs.whole(subset_size, "subset_size", 2)
+    n_subsets = inputs.whole(n_subsets, "n_subsets", 1)
+    if subset_size > min(len(x), len(y)):
         raise ValueError(
             f"subset_size is {subset_size}, but a and b have {len(x)} and {len(y)} rows: choose "
-            f"from 2 to {smaller}, or take more samples."
+            f"from 2 to {min(len(x), len(y))}, or take more samples."
         )
-    if n_subsets < 1:
-        raise ValueError(f"n_subsets is {n_subsets}; it must be at least 1.")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(inputs.whole(seed, "seed", 0, 2**63 - 1))
     draws = [
         tuple(
             torch.randperm(len(s), generator=generator)[:subset_size].to(x.device) for s in (x, y)
@@ -64,18 +62,21 @@ def kernel_distance(
         values = weighted_estimates(x, y, *chosen)
     else:
         values = _one_by_one(x, y, draws)
-    if not bool(torch.isfinite(values).all()):
+    mean, deviation = float(values.mean()), float(values.std(correction=0))
+    if not (math.isfinite(mean) and math.isfinite(deviation)):
         raise ValueError(
             "The third powers of these features overflow float64: the kernel is made for features "
             "of ordinary size; divide them by a constant."
         )
-    return float(values.mean()), float(values.std(correction=0))
+    return mean, deviation
 
 
 def _factor(x: Tensor) -> Tensor:
     """Rows whose dot products are x·y/d + 1: a column of ones saves two passes over the kernel."""
-    x = double(x) / math.sqrt(x.shape[1])
-    return torch.cat([x, torch.ones_like(x[:, :1])], 1)
+    n, d = x.shape
+    factor = torch.ones(n, d + 1, dtype=torch.float64, device=x.device)
+    factor[:, :-1].copy_(x).div_(math.sqrt(d))
+    return factor
 
 
 def _kernel(a: Tensor, b: Tensor, work: Workspace) -> Tensor:

@@ -43,7 +43,8 @@ def prdc(real: Any, fake: Any, k: int = 5) -> dict[str, float]:
     - coverage: share of real balls with a fake point inside, in [0, 1]. When the laws agree its
       expectation is 1 - [(n-1)...(n-k)] / [(m+n-1)...(m+n-k)] for n real and m fake points.
 
-    Memory: single-precision copies of both sets and some 100 MiB.
+    Memory: a single-precision copy of both sets (a double-precision one too, where single precision
+    cannot tell points apart) and some 100 MiB.
 
     Args:
         real, fake: features `[n, d]` and `[m, d]`, floating point, any device.
@@ -71,17 +72,18 @@ def membership(real: Any, fake: Any, k: int = 5) -> tuple[Tensor, Tensor, Tensor
         fake ball `[n]`; and whether its own ball has a fake point inside `[n]`.
     """
     x, y = inputs.feature_pair(real, fake, ("real", "fake"))
-    if k < 1 or int(k) != k:
-        raise ValueError(f"k is {k}, but it counts neighbours: choose a whole number from 1 on.")
+    k = inputs.whole(k, "k", 1)
     if min(len(x), len(y)) <= k:
         raise ValueError(
             f"real and fake have {len(x)} and {len(y)} rows, and a {k}-th neighbour needs at least "
             f"{k + 1}: take more samples or a smaller k."
         )
-    # Distances do not depend on the origin, and rounding is least about the centre.
+    # Nothing here depends on origin and scale, and rounding is least about the centre.
     centre = torch.stack([double(x[i]) for i in _spread(len(x))]).mean(0)
-    real_points, fake_points = _Points(x, centre), _Points(y, centre)
-    real_radii, fake_radii = _radii(real_points, int(k)), _radii(fake_points, int(k))
+    largest = max(float((double(p) - centre).abs().max()) for s in (x, y) for p in s.split(2048))
+    scale = 2.0 ** -math.frexp(largest)[1] if 0 < largest < math.inf else 1.0
+    real_points, fake_points = _Points(x, centre, scale), _Points(y, centre, scale)
+    real_radii, fake_radii = _radii(real_points, k), _radii(fake_points, k)
 
     around_fake = torch.zeros(len(y), dtype=torch.int64, device=x.device)
     covered, recalled = torch.zeros(2, len(x), dtype=torch.bool, device=x.device)
@@ -104,22 +106,29 @@ def _row_blocks(rows: int, columns: int) -> list[slice]:
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
+def _single_precision(device: torch.device) -> bool:
+    """Whether products of float32 are as exact as their type; on a GPU that is a setting."""
+    return device.type == "cpu" or torch.get_float32_matmul_precision() == "highest"
+
+
 class _Points:
     """One set of points: as given, and about the centre in the precision that is asked for."""
 
-    def __init__(self, x: Tensor, centre: Tensor) -> None:
-        self.x, self.centre = x, centre
-        # Squares overflow single precision beyond 1e19.
-        largest = max(float((double(part) - centre).abs().max()) for part in x.split(2048))
-        self.single = largest < 1e15
+    def __init__(self, x: Tensor, centre: Tensor, scale: float) -> None:
+        self.x, self.centre, self.scale = x, centre, scale
+        self.single = _single_precision(x.device)
         self._factors: dict[torch.dtype, Tensor] = {}
 
     def right(self, dtype: torch.dtype) -> Tensor:
         """[-2 b, 1, |b|^2] for every point b about the centre, `[n, d + 2]`; it is kept."""
         if dtype not in self._factors:
-            x = torch.cat([(double(p) - self.centre).to(dtype) for p in self.x.split(2048)])
-            length = (x * x).sum(1, keepdim=True)
-            self._factors[dtype] = torch.cat([-2 * x, torch.ones_like(length), length], 1)
+            n, d = self.x.shape
+            factor = torch.empty(n, d + 2, dtype=dtype, device=self.centre.device)
+            for part, rows in zip(self.x.split(2048), factor.split(2048), strict=True):
+                about = ((double(part) - self.centre) * self.scale).to(dtype)
+                rows[:, :-2], rows[:, -2] = -2 * about, 1
+                rows[:, -1] = about.square().sum(1)
+            self._factors[dtype] = factor
         return self._factors[dtype]
 
     def left(self, rows: slice | Tensor, dtype: torch.dtype) -> Tensor:
@@ -142,7 +151,7 @@ def _exact(a: _Points, b: _Points, i: Tensor, j: Tensor) -> Tensor:
     """Squared distances of the pairs (a_i, b_j) in double precision, `[pairs]`."""
     step = max(1, ENTRIES // 8 // a.x.shape[1])
     parts = [
-        (double(a.x[p]) - double(b.x[q])).square_().sum(1)
+        ((double(a.x[p]) - double(b.x[q])) * a.scale).square_().sum(1)
         for p, q in zip(i.split(step), j.split(step), strict=True)
     ]
     return torch.cat(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,13 +116,14 @@ def report(
         ValueError: as the measures themselves; a set of fewer than k + 1 rows.
     """
     x, y = inputs.feature_pair(real, fake, ("real", "fake"), least=k + 1)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(inputs.whole(seed, "seed", 0, 2**63 - 1))
     orders = [torch.randperm(len(s), generator=generator) for s in (x, y)]
     x, y = (s[order.to(s.device)] for s, order in zip((x, y), orders, strict=True))
     if resamples is None:
         resamples = max(20, min(200, round(200 * (256 / x.shape[1]) ** 2)))
-    if resamples < 0 or resamples == 1:
-        raise ValueError(f"resamples is {resamples}: give 0 for no intervals, or at least 2.")
+    resamples = inputs.whole(resamples, "resamples", 0)
+    if resamples == 1:
+        raise ValueError("resamples is 1: give 0 for no intervals, or at least 2.")
 
     def draw(n: int) -> Tensor:
         return torch.randint(n, (n,), generator=generator)
@@ -149,7 +151,10 @@ def report(
         progress("Fréchet distance at n = ∞")
         value = frechet_distance_infinity(x, y, seed=seed).value
         scores.append(Score("  extrapolated to n = ∞", value, None, None, "lower is better"))
-        notes.append("Extrapolated: without the bias, but noisier, and negative by chance near 0.")
+        notes.append(
+            "Extrapolated: without the bias of a finite n, but noisier than the line above it, and "
+            "negative by chance near 0; no interval, since a bootstrap brings the bias back."
+        )
     else:
         notes.append(
             f"Not extrapolated to n = ∞: that takes {5 * (x.shape[1] + 1):,} samples a side, five "
@@ -168,14 +173,20 @@ def report(
 
     if probabilities is not None:
         progress("inception score")
-        probs = inputs.tensor(probabilities, "probabilities")[orders[1]]
+        probs = inputs.tensor(probabilities, "probabilities")
+        if len(probs) != len(y):
+            raise ValueError(
+                f"There are {len(probs)} rows of probabilities for {len(y)} fake samples: pass the "
+                "probabilities of these samples, one row each."
+            )
+        probs = probs[orders[1].to(probs.device)]
         splits = min(10, len(probs))
         value = inception_score(probs, splits)[0]
         ends = interval(
             value, lambda: inception_score(probs[draw(len(probs))], splits)[0], 1, probs.shape[1]
         )
         scores.append(Score("inception score", value, *ends, "higher is better"))
-        notes.append("Inception score: 10 splits; it never looks at the real set.")
+        notes.append(f"Inception score: {splits} splits; it never looks at the real set.")
 
     progress("precision, recall, density, coverage")
     around, recalled, covered = (t.cpu().double() for t in membership(x, y, k))
@@ -224,11 +235,16 @@ class Loaded(NamedTuple):
     name: str
 
 
-def load(path: str | Path, network: FeatureNetwork | None, image_size: int | None = None) -> Loaded:
+def load(
+    path: str | Path,
+    network: FeatureNetwork | None,
+    image_size: int | None = None,
+    range: tuple[float, float] = (0.0, 1.0),
+) -> Loaded:
     """Features from a folder of images, or from an .npz or .npy file of images or features.
 
     In an .npz file `features` `[n, d]`, perhaps with `probabilities` and a `name`, or `images`
-    `[n, c, h, w]`, `[n, h, w, c]` or `[n, h, w]` (uint8, or floating point in [0, 1]) is used, or
+    `[n, c, h, w]`, `[n, h, w, c]` or `[n, h, w]` (uint8, or floating point in `range`) is used, or
     the only array that it has.
 
     Args:
@@ -236,6 +252,7 @@ def load(path: str | Path, network: FeatureNetwork | None, image_size: int | Non
         network: from images to features; not needed for features.
         image_size: pixels per side to which images of a folder are brought; None takes that of
             the network.
+        range: where black and white lie in floating-point images of a file.
 
     Raises:
         FileNotFoundError: there is nothing at the path.
@@ -247,7 +264,9 @@ def load(path: str | Path, network: FeatureNetwork | None, image_size: int | Non
     if path.is_dir():
         network = _require_network(network, path)
         channels, side, _ = network.image_shape
-        side = image_size or side
+        if image_size is not None and side not in (None, image_size):
+            raise ValueError(f"{network.name} takes images of {side} pixels, not {image_size}.")
+        side = side if image_size is None else inputs.whole(image_size, "image_size", 1)
         if side is None:
             raise ValueError(
                 f"{network.name} takes images of any size, and those of a folder may differ: say "
@@ -268,11 +287,13 @@ def load(path: str | Path, network: FeatureNetwork | None, image_size: int | Non
     array = arrays[name]
     if name == "features" or (name != "images" and array.ndim == 2):
         probabilities = arrays.get("probabilities")
-        probabilities = None if probabilities is None else torch.from_numpy(probabilities)
+        if probabilities is not None:
+            probabilities = inputs.tensor(probabilities, "probabilities")
         named = str(arrays["name"]) if "name" in arrays else ""
         return Loaded(inputs.features(array, path.name), probabilities, named)
     network = _require_network(network, path)
-    return Loaded(*network(_channels_first(inputs.tensor(array, path.name), path.name)))
+    images = _channels_first(inputs.tensor(array, path.name), path.name)
+    return Loaded(*network(images, range=range))
 
 
 def _require_network(network: FeatureNetwork | None, path: Path) -> FeatureNetwork:
@@ -291,7 +312,9 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             return {path.stem: content}
         with content:
             return {name: content[name] for name in content.files}
-    except (ValueError, OSError, BadZipFile, EOFError, KeyError) as error:
+    except (
+        ValueError, OSError, BadZipFile, EOFError, KeyError, zlib.error, RuntimeError,
+    ) as error:  # fmt: skip
         raise ValueError(
             f"{path.name} cannot be read as arrays ({type(error).__name__}): it may be damaged, or "
             "hold Python objects; write it with numpy.savez."

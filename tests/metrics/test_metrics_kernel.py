@@ -112,12 +112,31 @@ def test_agrees_with_independent_implementations():
     assert peer[metric_kid.KEY_METRIC_KID_STD] == pytest.approx(spread, rel=0.15)
 
 
+def test_on_features_of_real_images(mirror, monkeypatch):
+    from course_lib import data, metrics
+
+    monkeypatch.setenv("COURSE_MIRROR", str(mirror))
+    images = data.load("mnist", "test", download=False)
+    network = metrics.load_features("mnist")
+    some, others = (network(images.images[i : i + 300]).features for i in (0, 300))
+    ones = network(images.images[images.labels == 1][:300]).features
+    same, spread = kernel_distance(some, others, 200, 20)
+    assert abs(same) < 4 * spread < kernel_distance(some, ones, 200, 20)[0]
+    from torchmetrics.image.kid import poly_mmd
+
+    expected = float(poly_mmd(some.double(), ones.double()))
+    assert kernel_distance(some, ones, 300, 1)[0] == pytest.approx(expected, rel=1e-10)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         ((draw(20, 3), draw(9, 3), 10), "choose from 2 to 9"),
         ((draw(20, 3), draw(20, 3)), "choose from 2 to 20"),
-        ((draw(20, 3), draw(20, 3), 1), "choose from 2"),
+        ((draw(20, 3), draw(20, 3), 1), "at least 2"),
+        ((draw(20, 3), draw(20, 3), 10.0), "whole number"),
+        ((draw(20, 3), draw(20, 3), 5, 3, None), "whole number"),
+        ((draw(20, 3) * 1e50, draw(20, 3) * 1e50, 10, 5), "overflow"),
         ((draw(20, 3), draw(20, 3), 5, 0), "at least 1"),
         ((draw(20, 3), draw(20, 4), 5), "columns"),
         ((draw(20, 3) * math.nan, draw(20, 3), 5), "NaN"),

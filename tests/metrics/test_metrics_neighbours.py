@@ -71,7 +71,7 @@ def test_agrees_with_the_reference_implementation(n, m, d, k):
     assert prdc(real, fake, k) == pytest.approx(peer(real, fake, k), abs=1e-12)
 
 
-@pytest.mark.parametrize("scale", [1e-8, 1e-3, 1.0, 1e8, 1e18])
+@pytest.mark.parametrize("scale", [1e-200, 1e-25, 1e-8, 1e-3, 1.0, 1e8, 1e18, 1e200])
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 def test_scale_and_offset_change_nothing(scale, offset):
     real, fake = draw(200, 8, 1), draw(150, 8, 2) * 1.1
@@ -117,6 +117,22 @@ def by_neighbours(real, fake, k):
     }
 
 
+def test_rounded_products_are_not_taken_for_exact_ones(monkeypatch):
+    """Where float32 products are a setting (on a GPU), only full ones may decide."""
+    real, fake = torch.relu(draw(300, 16, 1)), torch.relu(draw(300, 16, 2))
+    expected = prdc(real, fake)
+
+    def rounded(a, b, out=None):
+        if a.dtype == torch.float32:
+            a, b = a.bfloat16().float(), b.bfloat16().float()
+        product = a @ b
+        return product if out is None else out.copy_(product)
+
+    monkeypatch.setattr(neighbours, "times", rounded)
+    monkeypatch.setattr(neighbours, "_single_precision", lambda device: False)
+    assert prdc(real, fake) == expected
+
+
 def test_copies_and_collapse():
     real = draw(80, 4, 1)
     same = prdc(real, real.clone(), 3)
@@ -150,9 +166,9 @@ def test_expected_coverage_and_density_when_the_laws_agree(n, m, k):
 
 def test_radii_equal_those_of_scikit_learn():
     x = torch.relu(draw(300, 20, 1)).float()
-    points = neighbours._Points(x, x.double().mean(0))
+    points = neighbours._Points(x, x.double().mean(0), 2.0**-3)
     expected = NearestNeighbors(n_neighbors=5).fit(x.double()).kneighbors()[0][:, 4]
-    np.testing.assert_allclose(neighbours._radii(points, 5).sqrt(), expected, rtol=1e-12)
+    np.testing.assert_allclose(neighbours._radii(points, 5).sqrt() * 8, expected, rtol=1e-12)
 
 
 def test_on_features_of_real_images(mirror, monkeypatch):
@@ -174,8 +190,8 @@ def test_on_features_of_real_images(mirror, monkeypatch):
     [
         ((draw(5, 3), draw(9, 3)), "at least 6"),
         ((draw(9, 3), draw(5, 3)), "at least 6"),
-        ((draw(9, 3), draw(9, 3), 0), "from 1 on"),
-        ((draw(9, 3), draw(9, 3), 2.5), "from 1 on"),
+        ((draw(9, 3), draw(9, 3), 0), "whole number"),
+        ((draw(9, 3), draw(9, 3), 2.5), "whole number"),
         ((draw(9, 3), draw(9, 4)), "columns"),
         ((draw(9, 3), draw(9, 3) / 0), "NaN or infinite"),
         ((draw(9, 3).int(), draw(9, 3)), "overflow"),

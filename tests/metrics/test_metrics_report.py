@@ -113,6 +113,17 @@ def test_every_kind_of_file_gives_the_same_features(tmp_path, digits, network):
     assert found.name == expected.name
 
 
+def test_range_and_name_are_options(tmp_path, digits, network, capsys):
+    np.savez(tmp_path / "gan.npz", images=digits.numpy().astype(np.float32) / 127.5 - 1)
+    found = load(tmp_path / "gan.npz", network, range=(-1.0, 1.0))
+    torch.testing.assert_close(found.features, network(digits).features, rtol=1e-4, atol=1e-4)
+    for name in ("a", "b"):
+        np.savez(tmp_path / f"{name}.npz", features=draw(9, 3))
+    command = ["score", *(str(tmp_path / f"{name}.npz") for name in ("a", "b"))]
+    assert __main__.main([*command, "--bootstrap", "0", "--name", "my network"]) == 0
+    assert "my network" in capsys.readouterr().out
+
+
 def test_command_prints_the_table_and_writes_json(tmp_path, digits, network, capsys):
     np.savez(tmp_path / "real.npz", images=digits[:150].numpy())
     np.savez(tmp_path / "fake.npz", images=digits[150:].numpy())
@@ -141,8 +152,22 @@ def test_command_prints_the_table_and_writes_json(tmp_path, digits, network, cap
         (lambda f: np.savez(f / "x.npz", images=np.ones((9, 28, 28))), "holds images"),
         (lambda f: np.savez(f / "x.npz", a=np.ones(3)), "holds images|shape"),
         (lambda f: np.savez(f / "x.npz", features=np.ones((9, 3)) * math.nan), "NaN"),
-        (lambda f: np.savez(f / "x.npz", features=np.ones((9, 4))), "columns"),
+        (lambda f: np.savez(f / "x.npz", features=np.ones((9, 4)), name="mine"), "columns"),
         (lambda f: np.savez(f / "x.npz", features=np.ones((9, 3)), name="other"), "one network"),
+        (lambda f: np.savez(f / "x.npz", features=draw(9, 3)), "has unnamed features"),
+        (lambda f: np.savez(f / "x.npz", features=np.array(["a", "b"])), "array of real numbers"),
+        (
+            lambda f: np.savez(
+                f / "x.npz", features=draw(9, 3), name="mine", probabilities=np.ones((7, 1))
+            ),
+            "7 rows of probabilities for 9",
+        ),
+        (
+            lambda f: np.savez(
+                f / "x.npz", features=draw(9, 3), name="mine", probabilities=np.ones((12, 1))
+            ),
+            "12 rows of probabilities for 9",
+        ),
     ],
 )
 def test_command_refuses_with_one_sentence(tmp_path, capsys, make, sentence):
