@@ -20,8 +20,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from course_lib.metrics.inputs import whole
 from course_lib.metrics.networks import require_finite_weights
-from course_lib.models.common import require_positive
 
 STEEPNESS = 4.0  # the sigmoidal schedule is sigmoid(-4) .. sigmoid(4), stretched to 0 .. 1
 TARGET = 0.65  # mean acceptance probability for which step sizes are learned
@@ -55,7 +55,7 @@ class Annealing:
 
     def __post_init__(self) -> None:
         for name in ("temperatures", "chains", "leapfrog_steps"):
-            require_positive(getattr(self, name), name)
+            whole(getattr(self, name), name, 1)
         if self.schedule not in ("sigmoid", "linear"):
             raise ValueError(f"schedule is {self.schedule!r}: choose 'sigmoid' or 'linear'.")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from course_lib.metrics.inputs import double, features, require_finite, tensor
+from course_lib.metrics.inputs import double, features, require_finite, tensor, whole
 from course_lib.metrics.networks import Seed, new_generator, normals
 
 ROWS = 256  # of q(z_j | x) at a time: at n = 10,000, a block of densities takes 20 MiB
@@ -58,18 +58,21 @@ def mutual_information_gap(
         bins: number of bins per code; None where codes are discrete, each value a bin.
         binning: 'equal-width' from the least to the greatest value of a code, or 'equal-count',
             which no increasing function of a code changes.
-        log_var: `[n, d]`; then codes are the means, and bins do not matter.
+        log_var: `[n, d]`; then codes are the means, and bins are not used.
         generator: torch.Generator or seed of the draws; used with log_var only.
 
     Raises:
         ValueError: wrong shapes or lengths, n < 2, d < 2, NaN, a factor with fractions or with a
-            single level (its entropy is 0), or bins below 2.
+            single level (its entropy is 0), bins below 2, or another binning.
         TypeError: not arrays of numbers.
 
     Source: Chen, Li, Grosse & Duvenaud, Isolating Sources of Disentanglement in Variational
     Autoencoders, 2018, section 4.
     """
     z, v = _require(codes, factors)
+    bins = None if bins is None else whole(bins, "bins", 2)
+    if binning not in ("equal-width", "equal-count"):
+        raise ValueError(f"binning is {binning!r}: choose 'equal-width' or 'equal-count'.")
     if log_var is None:
         labels = torch.stack(
             [_discrete(double(code).contiguous(), bins, binning) for code in z.T], 1
@@ -121,12 +124,8 @@ def _discrete(code: Tensor, bins: int | None, binning: str) -> Tensor:
     """The bin 0, 1, ... of every value of one code `[n]`."""
     if bins is None:
         return code.unique(return_inverse=True)[1]
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 2:
-        raise ValueError(f"bins is {bins!r}, but it is a whole number of at least 2, or None.")
     if binning == "equal-count":  # by rank; equal values have equal ranks
         return torch.searchsorted(code.sort().values, code) * bins // len(code)
-    if binning != "equal-width":
-        raise ValueError(f"binning is {binning!r}: choose 'equal-width' or 'equal-count'.")
     low, high = code.aminmax()
     place = (code - low) / (high - low).clamp(min=torch.finfo(code.dtype).tiny) * bins
     # A value on an edge belongs to the bin above it; rounding must not decide otherwise.
@@ -134,7 +133,8 @@ def _discrete(code: Tensor, bins: int | None, binning: str) -> Tensor:
 
 
 def _entropy(labels: Tensor) -> Tensor:
-    p = torch.bincount(labels).double() / len(labels)
+    # Of the labels that occur: pairs of labels could be n² in number.
+    p = double(labels.unique(return_counts=True)[1]) / len(labels)
     return -torch.xlogy(p, p).sum()
 
 

@@ -22,8 +22,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from course_lib.environment import data_file
+from course_lib.environment import choose_device, data_file
 from course_lib.metrics.inputs import images as checked_images
+from course_lib.metrics.inputs import whole
 from course_lib.models import ConvClassifier
 
 NAMES = ("digits", "sprites", "mnist", "fashion_mnist", "inception")
@@ -106,15 +107,13 @@ class FeatureNetwork:
             batch_size: images at a time; it changes memory and rounding, nothing else.
 
         Raises:
-            ValueError: not such images, numbers outside `range`, or a channel number or size that
-                the network does not take.
+            ValueError: not such images, numbers outside `range`, a channel number or size that the
+                network does not take, or a batch size that is none.
             TypeError: not an array of numbers.
         """
         x = self._require_fit(checked_images(images, "images"))
         low, high = _require_range(x, range)
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
-        parts = []
+        batch_size, parts = whole(batch_size, "batch_size", 1), []
         for part in x.split(batch_size):
             # Dividing by 255 makes white exactly 1; the clamp takes off what rounding left over.
             from_bytes = part.dtype == torch.uint8
@@ -162,7 +161,7 @@ def load_features(
 
     Raises:
         FeaturesUnavailableError: weights missing, damaged, or (Inception) not to be downloaded.
-        ValueError: there is no network of that name.
+        ValueError: there is no network of that name, or no such device here.
 
     Source: Heusel et al. 2017 (Fréchet distance of Inception features); Szegedy et al. 2016
     (Inception-v3).
@@ -171,8 +170,9 @@ def load_features(
         near = difflib.get_close_matches(str(name).lower().replace("-", "_"), NAMES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "choose one of them."
         raise ValueError(f"there is no feature network {name!r} among {', '.join(NAMES)}: {hint}")
+    device = choose_device(str(device))
     if name == "inception":
-        return _load_inception(torch.device(device))
+        return _load_inception(device)
     card_path, weights_path = files(name, folder)
     mend = f"train the network anew with python -m course_lib.recipes.classifiers {name}"
     try:
@@ -202,6 +202,11 @@ def embed(images: Any, network: FeatureNetwork | str, **options: Any) -> Feature
         FeaturesUnavailableError, ValueError, TypeError: as `load_features` and `FeatureNetwork`.
     """
     network = load_features(network) if isinstance(network, str) else network
+    if not isinstance(network, FeatureNetwork):
+        raise TypeError(
+            f"network is {network!r:.60}: pass a FeatureNetwork, or the name of one, such as "
+            "'mnist'."
+        )
     return network(images, **options)
 
 
@@ -212,7 +217,10 @@ def files(name: str, folder: str | Path | None = None) -> tuple[Path, Path]:
 
 
 def _require_range(x: Tensor, range: tuple[float, float]) -> tuple[float, float]:
-    low, high = (float(end) for end in range)
+    try:
+        low, high = (float(end) for end in range)
+    except (TypeError, ValueError):
+        raise ValueError(f"range={range!r} is not two numbers: use (0, 1) or (-1, 1).") from None
     if not low < high:
         raise ValueError(f"range={range} does not increase: use (0, 1) or (-1, 1).")
     if x.dtype == torch.uint8:

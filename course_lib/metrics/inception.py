@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from course_lib.metrics.inputs import double, features, tensor
+from course_lib.metrics.inputs import double, features, tensor, whole
 
 
 class InceptionScore(NamedTuple):
@@ -44,11 +44,7 @@ def inception_score(probs: Any, splits: int = 10) -> InceptionScore:
     Source: Salimans et al., Improved Techniques for Training GANs, 2016, section 4.
     """
     p = _probabilities(probs)
-    if isinstance(splits, bool) or not isinstance(splits, int) or not 1 <= splits <= len(p):
-        raise ValueError(
-            f"splits is {splits}, but it must be a whole number from 1 to the {len(p)} rows of "
-            "probs: pass fewer splits or more images."
-        )
+    splits = whole(splits, f"splits of the {len(p)} rows of probs", 1, len(p))
     bounds = [i * len(p) // splits for i in range(splits + 1)]
     scores = torch.stack([_score(p[i:j]) for i, j in pairwise(bounds)])
     return InceptionScore(float(scores.mean()), float(scores.std(correction=0)))

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import fields
+from numbers import Real
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
@@ -28,9 +30,8 @@ from torch import Tensor
 from course_lib import losses
 from course_lib.losses import bits_per_dim
 from course_lib.metrics.annealing import Annealing, Chains
-from course_lib.metrics.inputs import double
+from course_lib.metrics.inputs import double, whole
 from course_lib.metrics.networks import Network, Seed, new_generator, normals
-from course_lib.models.common import require_positive
 from course_lib.probability.divergences import kl_to_standard_normal
 
 __all__ = [
@@ -114,7 +115,7 @@ def elbo(
 
     Source: Kingma & Welling, Auto-Encoding Variational Bayes, 2013, Eq. 3 and Appendix B.
     """
-    network, k = Network(model, likelihood, batch_size), require_positive(n_samples, "n_samples")
+    network, k = Network(model, likelihood, batch_size), whole(n_samples, "n_samples", 1)
     with network.evaluating():
         x = network.data(x)
         mu, log_var = network.posterior(x)
@@ -144,7 +145,7 @@ def importance_weighted_bound(
 
     Source: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, 2015, Eq. 8.
     """
-    network, k = Network(model, likelihood, batch_size), require_positive(k, "k")
+    network, k = Network(model, likelihood, batch_size), whole(k, "k", 1)
     with network.evaluating():
         x = network.data(x)
         mu, log_var = network.posterior(x)
@@ -186,7 +187,7 @@ def annealed_importance_sampling(
 
     Raises:
         ValueError: as `elbo`; or an unknown word; or no latent_dim; or no gradient of decode(z).
-        TypeError: model or likelihood lacks what it needs.
+        TypeError: model or likelihood lacks what it needs, or an unknown setting.
 
     Sources: Neal, Annealed Importance Sampling, 2001; Wu, Burda, Salakhutdinov & Grosse, On the
     Quantitative Analysis of Decoder-Based Generative Models, 2017.
@@ -234,10 +235,10 @@ def bidirectional_check(
     run = _Annealer(model, likelihood, batch_size, start, latent_dim, settings)
     found = []
     with run.network.evaluating():
-        for _, noise in run.groups(require_positive(n, "n"), generator):
+        for _, noise in run.groups(whole(n, "n", 1), generator):
             z = torch.stack([normals((run.latent_dim,), g) for g in noise])
             # A model without weights works in the type of what it is given.
-            run.network.like = z if run.network.like is None else run.network.like
+            run.network.like = z if run.network.plain else run.network.like
             decoded = run.network.decode(z.to(run.network.like))
             draws = [sample(d[None], g) for d, g in zip(decoded, noise, strict=True)]
             x = run.network.data(torch.cat(draws))
@@ -254,10 +255,15 @@ def bidirectional_check(
 def active_units(model: Any, x: Any, threshold: float = 0.01, batch_size: int = 512) -> ActiveUnits:
     """Latent dimensions whose posterior mean moves with x: Var_x( E_q(z|x)[z] ) > threshold.
 
-    The variance has the divisor n - 1. Arguments and errors as in `elbo`; two images at least.
+    The variance has the divisor n - 1. Arguments and errors as in `elbo`; two images at least, and
+    a threshold of at least 0.
 
     Source: Burda, Grosse & Salakhutdinov 2015, section 5 (A_u, with the threshold 0.01).
     """
+    if not (isinstance(threshold, Real) and threshold >= 0):
+        raise ValueError(
+            f"threshold is {threshold!r}: give a variance of at least 0, such as 0.01."
+        )
     network = Network(model, None, batch_size, "encode")
     with network.evaluating():
         x = network.data(x)
@@ -318,13 +324,17 @@ class _Annealer:
     ) -> None:
         if start not in ("prior", "posterior"):
             raise ValueError(f"start is {start!r}: choose 'prior' or 'posterior'.")
+        known = [field.name for field in fields(Annealing)]
+        for name in settings:
+            if name not in known:
+                raise TypeError(f"There is no setting {name!r}: choose among {', '.join(known)}.")
         self.start, self.settings = start, Annealing(**settings)
         needs = "decode" if start == "prior" else "encode decode"
         self.network = Network(model, likelihood, batch_size, needs)
         latent = getattr(model, "latent_dim", None) if latent is None else latent
         if latent is None:
             raise ValueError("The model does not say how long z is: pass latent_dim.")
-        self.latent_dim = require_positive(latent, "latent_dim")
+        self.latent_dim = whole(latent, "latent_dim", 1)
 
     def groups(self, n: int, generator: Seed) -> Iterator[tuple[slice, list[torch.Generator]]]:
         """Images whose chains fit into one batch, and a generator for each image."""

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from course_lib.metrics.inputs import double, require_finite, tensor
-from course_lib.models.common import require_positive
+from course_lib.metrics.inputs import double, require_finite, tensor, whole
 
 Seed = torch.Generator | int
 
@@ -18,7 +17,9 @@ Seed = torch.Generator | int
 def new_generator(generator: Seed | None) -> torch.Generator:
     if isinstance(generator, torch.Generator):
         return generator
-    return torch.Generator().manual_seed(int(generator or 0))
+    seed = 0 if generator is None else generator
+    seed = whole(seed, "generator (a torch.Generator, or a seed)", 0, 2**63 - 1)
+    return torch.Generator().manual_seed(seed)
 
 
 def normals(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -33,7 +34,7 @@ class Network:
     def __init__(
         self, model: Any, likelihood: Any, batch_size: int, needs: str = "encode decode"
     ) -> None:
-        self.batch_size, self.likelihood = require_positive(batch_size, "batch_size"), likelihood
+        self.batch_size, self.likelihood = whole(batch_size, "batch_size", 1), likelihood
         self.encode = getattr(model, "encode", None)
         self.decode = getattr(model, "decode", None if "encode" in needs else model)
         for name in needs.split():
@@ -90,6 +91,11 @@ class Network:
                 "q(z|x), and so no bound on log p(x)."
             )
         mu, log_var = (double(torch.cat(part)) for part in zip(*found, strict=True))
+        if mu.ndim != 2 or len(mu) != len(x) or log_var.shape != mu.shape:
+            raise ValueError(
+                f"model.encode returned mu {list(mu.shape)} and log_var {list(log_var.shape)} for "
+                f"{len(x)} images, but both should be [{len(x)}, latent], one row per image."
+            )
         require_finite(mu, "The encoder's mu")
         require_finite(log_var, "The encoder's log_var")
         return mu, log_var

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from course_lib.metrics.inputs import double, image_pair, images
+from course_lib.metrics.inputs import double, image_pair, images, tensor, whole
 from course_lib.probability import Estimate
 
 WINDOW, SPREAD = 11, 1.5  # pixels: the Gaussian window of SSIM and its standard deviation
@@ -54,7 +54,8 @@ def reconstruction_error(x: Any, x_hat: Any, data_range: Any = None) -> Reconstr
             refused. With a range given, x_hat may leave it, as that of a linear decoder does.
 
     Raises:
-        ValueError: shapes or kinds differ, NaN, a range that cannot be told, or x outside it.
+        ValueError: shapes or kinds differ, NaN, a range that cannot be told, x outside it, or an
+            x_hat so far off that its squared error leaves the range of float64.
         TypeError: not arrays of numbers.
 
     Source: Hinton & Salakhutdinov 2006 report `value` in [0, 1]: 13.87 for 30-component PCA of the
@@ -66,9 +67,17 @@ def reconstruction_error(x: Any, x_hat: Any, data_range: Any = None) -> Reconstr
         _require_within(low, high, x=x)
     errors = torch.cat([(a - b).square().flatten(1).sum(1) for a, b in _blocks(x, y)])
     n, mean = len(x), float(errors.mean())
-    per_pixel = mean / x[0].numel()
-    psnr = 10.0 * math.log10((high - low) ** 2 / per_pixel) if per_pixel > 0 else math.inf
     spread = float(errors.std()) if n > 1 else math.nan
+    if not math.isfinite(mean) or (n > 1 and not math.isfinite(spread)):
+        raise ValueError(
+            f"x_hat has diverged: it reaches from {float(y.min()):.4g} to {float(y.max()):.4g}, "
+            "and its squared error leaves the range of float64: look for the step of training at "
+            "which its numbers began to grow."
+        )
+    per_pixel = mean / x[0].numel()
+    psnr = math.inf
+    if per_pixel > 0:
+        psnr = 20.0 * math.log10(high - low) - 10.0 * math.log10(per_pixel)
     return ReconstructionError(mean, spread / math.sqrt(n), per_pixel, psnr, n)
 
 
@@ -131,15 +140,12 @@ def ms_ssim(x: Any, y: Any, data_range: Any = None, n_scales: int | None = None)
             f"Images of {x.shape[2]} x {x.shape[3]} pixels have no room for the window of 11: "
             "enlarge them first, or compare them by reconstruction_error."
         )
-    if n_scales is not None and not 1 <= n_scales <= most:
-        raise ValueError(
-            f"n_scales is {n_scales}, but images of {x.shape[2]} x {x.shape[3]} pixels have room "
-            f"for 1 to {most}: choose one of these, or None for as many as fit."
-        )
-    weights = SCALE_WEIGHTS[: n_scales or most]
+    name = f"n_scales for images of {x.shape[2]} x {x.shape[3]} pixels"
+    weights = SCALE_WEIGHTS[: most if n_scales is None else whole(n_scales, name, 1, most)]
     if len(weights) < len(SCALE_WEIGHTS):
         weights = tuple(weight / sum(weights) for weight in weights)
-    parts = [_ms_ssim(a - low, b - low, high - low, weights) for a, b in _blocks(x, y)]
+    width = high - low
+    parts = [_ms_ssim((a - low) / width, (b - low) / width, weights) for a, b in _blocks(x, y)]
     return torch.cat(parts)
 
 
@@ -167,16 +173,15 @@ def mean_pairwise_ms_ssim(
         Estimate(value, standard_error), without unit.
 
     Raises:
-        ValueError: as `ms_ssim`, or fewer than 2 images or pairs.
+        ValueError: as `ms_ssim`, fewer than 2 images or pairs, or a seed that is none.
 
     Source: Odena, Olah & Shlens, Conditional Image Synthesis with Auxiliary Classifier GANs, 2017.
     """
     x = images(pictures, "pictures")
-    if len(x) < 2 or n_pairs < 2:
-        raise ValueError(
-            f"{len(x)} image(s) and n_pairs={n_pairs} leave nothing to average: at least 2 of both."
-        )
-    generator = torch.Generator().manual_seed(seed)
+    n_pairs = whole(n_pairs, "n_pairs", 2)
+    if len(x) < 2:
+        raise ValueError("pictures holds 1 image, which makes no pair: pass at least 2.")
+    generator = torch.Generator().manual_seed(whole(seed, "seed", 0, 2**63 - 1))
     first = torch.randint(len(x), (n_pairs,), generator=generator)
     step = torch.randint(1, len(x), (n_pairs,), generator=generator)  # never back to the first
     second = (first + step) % len(x)
@@ -204,13 +209,17 @@ def _blocks(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 def _range(data_range: Any, **pair: Tensor) -> tuple[float, float]:
     """Values of black and white: as given, or as the kind and the extremes of the pixels tell."""
     if data_range is not None:
-        low, high = data_range if isinstance(data_range, (tuple, list)) else (0.0, data_range)
-        if not -math.inf < low < high < math.inf:
+        try:
+            ends = double(tensor(data_range, "data_range")).flatten().tolist()
+        except (TypeError, ValueError):
+            ends = []
+        low, high = ends if len(ends) == 2 else (0.0, *ends) if len(ends) == 1 else (0.0, 0.0)
+        if not 0 < high - low < math.inf:
             raise ValueError(
-                f"data_range is {data_range}, but black must be below white: (0, 1), (-1, 1) or "
-                "(0, 255)."
+                f"data_range is {data_range}, but it is two numbers, black below white: (0, 1), "
+                "(-1, 1) or (0, 255); one number is white, with black at 0."
             )
-        return float(low), float(high)
+        return low, high
     if not any(t.is_floating_point() for t in pair.values()):
         return 0.0, 255.0
     extremes = {name: (float(t.min()), float(t.max())) for name, t in pair.items()}
@@ -250,9 +259,9 @@ def _window_matrix(size: int, like: Tensor) -> Tensor:
     return torch.stack([F.pad(window, (i, size - WINDOW - i)) for i in range(size - WINDOW + 1)])
 
 
-def _ms_ssim(x: Tensor, y: Tensor, width: float, weights: tuple[float, ...]) -> Tensor:
-    """For float64 images that count from black, and white at `width`."""
-    c1, c2 = (0.01 * width) ** 2, (0.03 * width) ** 2
+def _ms_ssim(x: Tensor, y: Tensor, weights: tuple[float, ...]) -> Tensor:
+    """For float64 images with black at 0 and white at 1."""
+    c1, c2 = 0.01**2, 0.03**2
     answer = x.new_ones(len(x))
     for j, weight in enumerate(weights):
         down, across = (_window_matrix(size, x) for size in x.shape[2:])

@@ -48,7 +48,7 @@ class ConvClassifier(nn.Module):
         sides = [-(-side // 4) // 2 for side in self.image_shape[1:]]
         if min(sides) < 1:
             raise ValueError(f"image_shape is {self.image_shape}; both sides must be 5 or more.")
-        if len(channels) != 3:
+        if not isinstance(channels, Sequence) or len(channels) != 3:
             raise ValueError(f"channels is {channels!r}; give three numbers, such as (32, 64, 80).")
         first, second, last = (require_positive(n, "each of channels") for n in channels)
         self.width = require_positive(width, "width")
@@ -69,7 +69,7 @@ class ConvClassifier(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """Features `[batch, width]`, of either sign; `head` turns them into logits."""
         require_image_batch(x, self.image_shape)
-        return self.body(x)
+        return self.body(x.to(self.head[1].weight.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from course_lib import __version__, data, environment
 from course_lib.metrics.features import FeatureNetwork, files
+from course_lib.metrics.inputs import whole
 from course_lib.models import ConvClassifier, count_parameters
 
 
@@ -84,8 +85,7 @@ def train_classifier(
         raise ValueError(f"there is no classifier {name!r}: choose one of {', '.join(SETTINGS)}.")
     settings = SETTINGS[name]
     steps = environment.Profile(profile).steps(settings.steps) if steps is None else steps
-    if steps < 1:
-        raise ValueError(f"steps is {steps}; training needs at least one.")
+    steps = whole(steps, "steps", 1)
     if out is None and environment.repository_root() is None:
         raise ValueError("here is no checkout to write into: name a folder with out=.")
     if out is None and steps < settings.steps:

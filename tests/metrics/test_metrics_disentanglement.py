@@ -88,6 +88,17 @@ def test_equal_count_bins_are_equally_full_and_see_only_the_order():
     assert float(result.mutual_information[0, 0]) == pytest.approx(math.log(10))
 
 
+def test_continuous_codes_without_bins_know_everything_in_memory_of_order_n():
+    """Every value is a bin of its own, and n² pairs of labels (80 GB of counts) are possible."""
+    n = 100_000
+    codes = torch.rand(n, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    codes = codes.argsort(0).double() + 0.5  # no value twice
+    result = mutual_information_gap(codes, torch.arange(n), bins=None)
+    known = torch.full((2, 1), math.log(n), dtype=torch.float64)
+    torch.testing.assert_close(result.mutual_information, known)
+    assert result.gap == pytest.approx(0.0, abs=1e-12)
+
+
 def test_noise_has_the_bias_of_a_plug_in_estimate_and_no_gap():
     n, bins, levels, repeats = 2000, 10, 4, 60
     g = torch.Generator().manual_seed(3)
@@ -136,6 +147,7 @@ def test_names_of_levels_and_kinds_of_arrays_do_not_matter():
     z, v = noisy_codes()
     base = mutual_information_gap(z, v)
     renamed = torch.tensor([40, -3, 7, 11])[v]
+    torch.testing.assert_close(mutual_information_gap(z, v, bins=np.int64(20)), base)
     for codes, factors in ((z.numpy(), v.numpy()), (z, v.float()), (z, renamed), (z, v.byte())):
         torch.testing.assert_close(mutual_information_gap(codes, factors), base)
 
@@ -194,7 +206,15 @@ def test_overlapping_posteriors_against_quadrature():
         (lambda z, v: {"codes": z.log()}, "NaN"),
         (lambda z, v: {"codes": z.long()}, "int64"),
         (lambda z, v: {"bins": 1}, "bins is 1"),
+        (lambda z, v: {"bins": 2.0}, "bins is 2.0"),
+        (lambda z, v: {"bins": "a"}, "bins is 'a'"),
+        (lambda z, v: {"bins": True}, "bins is True"),
+        (lambda z, v: {"bins": 1, "log_var": z}, "bins is 1"),
         (lambda z, v: {"binning": "quantile"}, "'equal-width' or 'equal-count'"),
+        (lambda z, v: {"binning": "quantile", "log_var": z}, "'equal-width' or 'equal-count'"),
+        (lambda z, v: {"binning": "quantile", "bins": None}, "'equal-width' or 'equal-count'"),
+        (lambda z, v: {"generator": "a", "log_var": z}, "generator .* is 'a'"),
+        (lambda z, v: {"generator": 1.5, "log_var": z}, "generator .* is 1.5"),
         (lambda z, v: {"log_var": z[:, :2]}, "as the encoder returned them"),
     ],
 )

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
 
@@ -61,7 +62,13 @@ def test_every_network_says_what_it_is(name):
     assert seen.name == network.name == card(name)["features"] == f"{name}-classifier-64"
     assert seen.n == 3 and seen.features.shape == (3, network.width)
     assert seen.probabilities.shape == (3, len(network.classes))
-    assert network.classes == tuple(data.load("digits").classes) or name not in ("digits", "mnist")
+    # Zalando's own names, in the order of its labels.
+    garments = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
+    words = {
+        "sprites": data.load("sprites", "test").classes,
+        "fashion_mnist": tuple(garments.split(",")),
+    }
+    assert network.classes == words.get(name, tuple("0123456789"))
     assert seen.features.dtype == seen.probabilities.dtype == torch.float32
     assert not (seen.features.requires_grad or seen.probabilities.requires_grad)
     torch.testing.assert_close(seen.probabilities.sum(1), torch.ones(3))
@@ -120,6 +127,7 @@ def test_bytes_floats_arrays_and_both_ranges_are_the_same_images(network, digits
     assert torch.equal(network(chosen.images.numpy()).features, want)
     assert torch.equal(embed(unit.numpy(), network).features, want)
     assert torch.equal(embed(unit, "digits").features, want)
+    assert torch.equal(embed(unit, network, batch_size=np.int64(64)).features, want)
     for images in (symmetric, symmetric.double(), symmetric.numpy()):
         got = network(images, range=(-1, 1)).features
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
@@ -143,7 +151,13 @@ GREY = torch.rand(2, 1, 28, 28)
         (GREY * 255 - 128, {"range": (-1, 1)}, "divide by 255"),
         (GREY * 1.2, {}, "clamp them"),
         (GREY, {"range": (1, 0)}, "does not increase"),
+        (GREY, {"range": (0, 1, 2)}, "not two numbers"),
+        (GREY, {"range": None}, "not two numbers"),
+        (GREY, {"range": "ab"}, "not two numbers"),
         (GREY, {"batch_size": 0}, "at least 1"),
+        (GREY, {"batch_size": 2.0}, "batch_size is 2.0"),
+        (GREY, {"batch_size": "a"}, "batch_size is 'a'"),
+        (GREY, {"batch_size": True}, "batch_size is True"),
         (GREY / 0, {}, "NaN or infinite"),
         (GREY[:, 0], {}, "add the missing axis"),
         (GREY.long(), {}, "uint8"),
@@ -170,6 +184,18 @@ def test_an_unknown_name_is_refused():
         load_features("fashion-mnist")
     with pytest.raises(ValueError, match="choose one of them"):
         load_features("vgg16")
+
+
+@pytest.mark.parametrize("name", ["digits", "inception"])
+def test_an_unknown_device_is_refused(name):
+    with pytest.raises(ValueError, match="The device 'gpu' is not available here"):
+        load_features(name, device="gpu")
+
+
+def test_something_else_than_a_network_is_refused():
+    for wrong in (None, 3, load_features):
+        with pytest.raises(TypeError, match="pass a FeatureNetwork, or the name of one"):
+            embed(GREY, wrong)
 
 
 # Files

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import rel_entr
 
+from course_lib import data
+from course_lib.metrics.features import embed
 from course_lib.metrics.inception import inception_score
 
 
@@ -53,6 +55,7 @@ def test_one_split_ignores_the_order_of_rows_and_classes(seed):
     expected = inception_score(probs, splits=1).mean
     assert inception_score(probs[order], splits=1).mean == pytest.approx(expected, rel=1e-12)
     assert inception_score(probs.flip(1), splits=1).mean == pytest.approx(expected, rel=1e-12)
+    assert inception_score(probs, splits=np.int64(1)).mean == expected
 
 
 @pytest.mark.parametrize("k", [2, 10, 1000])
@@ -99,7 +102,23 @@ def test_rounded_softmax_outputs_are_accepted_and_change_little(dtype):
     exact = inception_score(z.softmax(1)).mean
     rounded = z.float().softmax(1).to(dtype)
     assert inception_score(rounded).mean == pytest.approx(exact, rel=4 * torch.finfo(dtype).eps)
-    assert inception_score(rounded.float().numpy() if dtype == torch.float32 else rounded).mean > 1
+    if dtype != torch.bfloat16:  # which numpy has not
+        assert inception_score(rounded.numpy()) == inception_score(rounded)
+
+
+def test_the_score_of_real_digits(mirror):
+    test = data.load("mnist", "test", mirror=mirror, download=False).subset(500)
+    probs = embed(test.images, "mnist").probabilities
+    whole, std = inception_score(probs, splits=1)
+    # A sure classifier leaves exp of the entropy of its labels, 10 if they come equally often.
+    p = torch.bincount(test.labels, minlength=10).double() / 500
+    perfect = float((-torch.xlogy(p, p).sum()).exp())
+    assert 0.9 * perfect < whole < 1.01 * perfect
+    assert std == 0.0
+    one_class = probs[test.labels == 1]
+    assert inception_score(one_class, splits=1).mean < 1.5
+    sorted_by_class = probs[test.labels.argsort()]
+    assert inception_score(sorted_by_class, splits=10).mean < 0.3 * whole
 
 
 @pytest.mark.parametrize(
@@ -111,9 +130,12 @@ def test_rounded_softmax_outputs_are_accepted_and_change_little(dtype):
         (torch.tensor([[0.5, 0.5], [float("nan"), 0.5]]), 1, r"NaN or infinite.*\[1, 0\]"),
         (torch.eye(4).long(), 2, "int64"),
         (torch.full((4,), 0.25), 1, r"\[n, k\].*\[4\]"),
-        (torch.eye(4), 10, "from 1 to the 4 rows"),
-        (torch.eye(4), 0, "from 1 to the 4 rows"),
-        (torch.eye(4), 2.0, "from 1 to the 4 rows"),
+        (torch.eye(4), 10, "splits of the 4 rows of probs is 10; .* from 1 to 4"),
+        (torch.eye(4), 0, "from 1 to 4"),
+        (torch.eye(4), 2.0, "from 1 to 4"),
+        (torch.eye(4), None, "from 1 to 4"),
+        (torch.eye(4), "a", "from 1 to 4"),
+        (torch.eye(4), True, "from 1 to 4"),
         (torch.zeros(0, 4), 1, r"0 row\(s\)"),
     ],
 )

@@ -172,10 +172,10 @@ def test_the_bound_rises_with_k_to_the_evidence():
 def test_mean_weight_is_the_evidence_for_a_nonlinear_decoder():
     model, likelihood, x = Curved(), losses.BernoulliLikelihood(), binary()
     truth = model.exact(x)
-    found = IWAE(model, likelihood, x, 10_000)
+    found = IWAE(model, likelihood, x, 5_000)
     torch.testing.assert_close(found.values, truth, rtol=0, atol=0.15)
     assert found.value == pytest.approx(float(truth.mean()), abs=0.03)
-    annealed = AIS(model, likelihood, x, temperatures=100, chains=16, leapfrog_steps=3)
+    annealed = AIS(model, likelihood, x, temperatures=100, chains=8, leapfrog_steps=3)
     torch.testing.assert_close(annealed.values, truth, rtol=0, atol=0.3)
     assert annealed.value == pytest.approx(float(truth.mean()), abs=0.06)
 
@@ -223,7 +223,7 @@ def test_bidirectional_check_brackets_the_evidence(kind):
         model, likelihood = Curved().double(), losses.BernoulliLikelihood()
         evidence = model.exact
     settings = {"chains": 4, "leapfrog_steps": 2, "batch_size": 2000}
-    few = metrics.bidirectional_check(model, likelihood, 500, temperatures=8, **settings)
+    few = metrics.bidirectional_check(model, likelihood, 350, temperatures=8, **settings)
     truth = evidence(few.x)
     # Both directions are without bias in the weight: p(x) forwards, 1 / p(x) backwards.
     for ratio in ((few.lower.values - truth).exp(), (truth - few.upper.values).exp()):
@@ -233,7 +233,7 @@ def test_bidirectional_check_brackets_the_evidence(kind):
     for below in (truth - few.lower.values, few.upper.values - truth):
         assert float(below.mean()) > 0
     assert few.gap == pytest.approx(few.upper.value - few.lower.value)
-    many = metrics.bidirectional_check(model, likelihood, 100, temperatures=80, **settings)
+    many = metrics.bidirectional_check(model, likelihood, 50, temperatures=80, **settings)
     assert many.gap < 0.4 * few.gap
     assert many.gap > -4 * many.standard_error
 
@@ -249,10 +249,10 @@ def test_simulated_gaussian_pixels_have_the_law_of_the_model():
         chains=1,
         latent_dim=3,
     )
-    mean = torch.tensor([-2.0, 0.0, 3.0]).sigmoid()
+    mean = torch.tensor([-2.0, 0.0, 3.0], dtype=torch.float64).sigmoid()
     assert bool(((found.x < 0) | (found.x > 1)).any())
     torch.testing.assert_close(found.x.mean(0), mean, rtol=0, atol=4 * 0.4 / math.sqrt(4000))
-    torch.testing.assert_close(found.x.std(0), torch.full((3,), 0.4), rtol=0.05, atol=0)
+    torch.testing.assert_close(found.x.std(0), torch.full_like(mean, 0.4), rtol=0.05, atol=0)
     # Then log p(x) = log p(x|z), and the sandwich is tight.
     truth = losses.gaussian_log_likelihood(found.x, mean.expand(4000, -1), 0.4).double()
     torch.testing.assert_close(found.lower.values, truth.detach(), rtol=0, atol=1e-5)
@@ -432,11 +432,44 @@ def test_a_trained_vae_has_its_bounds_in_order():
         (lambda m, p, x: AIS(m.net, p, x), "pass latent_dim"),
         (lambda m, p, x: AIS(lambda z: m.net(z.detach()), p, x, latent_dim=2), "no gradient"),
         (lambda m, p, x: metrics.bidirectional_check(m, p, 0), "n is 0"),
+        (lambda m, p, x: AIS(m, p, x, chains=2.0), "chains is 2.0"),
+        (lambda m, p, x: metrics.elbo(m, p, x, generator="a"), "generator .* is 'a'"),
+        (lambda m, p, x: IWAE(m, p, x, 2, generator=1.5), "generator .* is 1.5"),
+        (lambda m, p, x: metrics.active_units(m, x, threshold=math.nan), "threshold is nan"),
+        (lambda m, p, x: metrics.active_units(m, x, threshold=-1), "threshold is -1"),
+        (lambda m, p, x: metrics.active_units(m, x, threshold="a"), "threshold is 'a'"),
     ],
 )
 def test_values_that_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(Curved().double(), losses.BernoulliLikelihood(), binary())
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [
+        lambda x: (x[:, :2], x[:, :3]),
+        lambda x: (x[:, 0], x[:, 0]),
+        lambda x: (x[:1, :2], x[:1, :2]),
+    ],
+)
+def test_codes_of_a_wrong_shape_are_refused(encode):
+    model, likelihood, x = Curved().double(), losses.BernoulliLikelihood(), binary()
+    model.encode = encode
+    for call in (metrics.elbo, lambda m, p, x: metrics.active_units(m, x)):
+        with pytest.raises(ValueError, match=r"both should be \[12, latent\]"):
+            call(model, likelihood, x)
+
+
+def test_counts_may_be_numpy_integers():
+    model, likelihood, x = Curved().double(), losses.BernoulliLikelihood(), binary(3)
+    for one in (1, 2):
+        numbers = {"temperatures": 3, "chains": 4 * one, "leapfrog_steps": one, "batch_size": 5}
+        wide = {name: np.int64(number) for name, number in numbers.items()}
+        want, got = (AIS(model, likelihood, x, **counts).values for counts in (numbers, wide))
+        assert torch.equal(got, want)
+        want, got = (IWAE(model, likelihood, x, k).values for k in (one, np.int64(one)))
+        assert torch.equal(got, want)
 
 
 def test_kinds_that_are_refused():
@@ -448,6 +481,8 @@ def test_kinds_that_are_refused():
     for wrong in (losses.BernoulliLikelihood, None, 0.1):
         with pytest.raises(TypeError, match="log_prob"):
             IWAE(model, wrong, x, 2)
+    with pytest.raises(TypeError, match="no setting 'steps': choose among temperatures, chains"):
+        AIS(model, likelihood, x, steps=3)
     with pytest.raises(TypeError, match="sample"):
         custom = SimpleNamespace(log_prob=likelihood.log_prob)
         metrics.bidirectional_check(model, custom, 3)

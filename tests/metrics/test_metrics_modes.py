@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2, entropy
 
+from course_lib import data
+from course_lib.metrics.features import embed
 from course_lib.metrics.modes import mode_coverage, stacked_mode_coverage
 from course_lib.probability import GaussianMixture, grid, ring
 
@@ -117,7 +119,7 @@ def test_stacked_digits_by_hand(kind):
     assert (found.covered, found.n_modes, found.n, found.high_quality) == (3, 1000, 4, None)
     expected = 0.5 * math.log(500) + 0.5 * math.log(250)
     assert found.reverse_kl == pytest.approx(expected, rel=1e-12)
-    again = stacked_mode_coverage([1, 1, 999, 255])
+    again = stacked_mode_coverage([1, 1, 999, 255], np.int64(1000))
     assert again.counts.tolist() == found.counts.tolist()
 
 
@@ -149,6 +151,29 @@ def test_a_fair_draw_covers_what_the_coupon_collector_says(n):
         assert abs(kl.mean() - 999 / 52_000) < 4 * math.sqrt(999 / 2 / runs) / 26_000 + 1e-4
 
 
+def test_a_classifier_names_stacked_digits_of_mnist(mirror):
+    test = data.load("mnist", "test", mirror=mirror, download=False)
+    chosen = torch.randperm(len(test), generator=rng())[:900]
+    truth = test.labels[chosen].view(300, 3)
+    stacked = test.images[chosen].view(300, 3, 28, 28)
+    seen = embed(stacked.flatten(0, 1)[:, None], "mnist").probabilities.argmax(1).view(300, 3)
+    wrong = int((seen != truth).any(1).sum())
+    assert wrong <= 12  # a digit is misread less than once in a hundred times
+    found, true = stacked_mode_coverage(seen), stacked_mode_coverage(truth)
+    assert found.n == true.n == 300
+    # A sample taken for another class moves one count down and one up.
+    assert int((found.counts - true.counts).abs().sum()) <= 2 * wrong
+    assert abs(found.covered - true.covered) <= wrong
+    empty = 0.999**300
+    spread = math.sqrt(1000 * empty + 1000 * 999 * 0.998**300 - (1000 * empty) ** 2)
+    assert abs(found.covered - 1000 * (1 - empty)) < 4 * spread + wrong
+    # A generator of one triple only.
+    one = embed(stacked[:1].expand(300, -1, -1, -1).flatten(0, 1)[:, None], "mnist")
+    collapsed = stacked_mode_coverage(one.probabilities.argmax(1).view(300, 3))
+    assert collapsed.covered == 1
+    assert collapsed.reverse_kl == pytest.approx(math.log(1000))
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
@@ -158,6 +183,8 @@ def test_a_fair_draw_covers_what_the_coupon_collector_says(n):
         ({"std": [1.0, 1.0]}, "or 4, one per mode"),
         ({"within": 0}, "within is 0"),
         ({"within": float("nan")}, "within is nan"),
+        ({"within": "a"}, "within is 'a'"),
+        ({"centres": CENTRES + 1j}, "centres holds complex numbers"),
         ({"weights": [1, 2, 3]}, "weights should be 4 numbers"),
         ({"weights": [1, 2, 3, -1]}, "weights should be 4 numbers"),
         ({"centres": ring()}, "has its own std"),
@@ -185,7 +212,12 @@ def test_refusals(settings, sentence):
         ([[0, 1]], {}, "2 labels per sample cannot name 1000"),
         (torch.zeros(0, 3).long(), {}, "n > 0"),
         (torch.zeros(2, 2, 3).long(), {}, r"\[n, 3\] or \[n\]"),
+        (np.array([3, 2**63 + 5], dtype=np.uint64), {}, "between 3 and 9223372036854775813"),
         ([0], {"n_modes": 0}, "n_modes is 0"),
+        ([0], {"n_modes": 2.0}, "n_modes is 2.0"),
+        ([0], {"n_modes": True}, "n_modes is True"),
+        ([0], {"n_modes": None}, "n_modes is None"),
+        ([0], {"n_modes": 10**12}, "from 1 to 10000000"),
         ([0], {"weights": [1.0]}, "weights should be 1000"),
     ],
 )

@@ -65,6 +65,31 @@ def test_blocks_far_points_and_an_offset_change_nothing(sigma):
         assert ours.value == pytest.approx(expected.mean(), rel=1e-9)
 
 
+@pytest.mark.parametrize(("spread", "sigma"), [(1e3, 1e-6), (1.0, 1e-7), (1.0, 1e-3)])
+def test_narrow_windows_around_samples_that_are_test_points(spread, sigma):
+    s = points(40, 3, scale=spread)
+    x = s[:9] + points(9, 3, seed=1, scale=sigma)
+    expected = by_hand(s, x, sigma).mean()
+    assert parzen_log_likelihood(s, x, sigma=sigma).value == pytest.approx(expected, rel=1e-9)
+    itself = -math.log(40) - 1.5 * math.log(2 * math.pi * sigma**2)
+    assert parzen_log_likelihood(s, s, sigma=sigma).value == pytest.approx(itself, rel=1e-9)
+
+
+def test_one_far_sample_takes_no_digit():
+    s, x = points(40, 3), points(30, 3, seed=1)
+    s[0, 0] = 1e8
+    expected = by_hand(s, x, 0.5).mean()
+    assert parzen_log_likelihood(s, x, sigma=0.5).value == pytest.approx(expected, rel=1e-9)
+
+
+def test_single_precision_may_be_used_to_its_end():
+    s, x = points(40, 3), points(30, 3, seed=1)
+    expected = parzen_log_likelihood(s.float(), x.float(), sigma=0.5).value
+    large = (t.float() * 2.0**125 for t in (s, x))
+    found = parzen_log_likelihood(*large, sigma=0.5 * 2.0**125).value
+    assert found == pytest.approx(expected - 3 * 125 * math.log(2), rel=1e-9)
+
+
 @given(st.integers(0, 1000), st.floats(0.1, 50))
 def test_scaling_and_order(seed, factor):
     s, x = points(20, 6, seed=seed), points(9, 6, seed=seed + 1)
@@ -152,6 +177,8 @@ def test_centroids_beat_real_images_on_mnist(mirror):
         ({"sigma": 1.0, "test": points(3, 2).to(torch.uint8)}, "uint8"),
         ({"sigma": 1.0, "test": points(3, 1, 2, 2)}, r"flatten\(1\)"),
         ({"sigma": 1.0, "test": points(3, 2) / 0}, "NaN or infinite"),
+        ({"sigma": 1e200, "test": points(3, 2) * 1e200}, "leaves the range of float64"),
+        ({"sigma": 1e-170}, "leaves the range of float64"),
     ],
 )
 def test_refusals(settings, sentence):

@@ -137,8 +137,12 @@ UNIT = rand(4, 1, 28, 28)
         (255 * UNIT, 255 * UNIT, {}, r"not clear .*data_range=\(0, 1\)"),
         (255 * UNIT, UNIT, {"data_range": 1.0}, "x reaches from .* outside the range"),
         (2 * UNIT - 1, UNIT, {"data_range": 2.0}, "x reaches from -0.99"),
-        (UNIT, UNIT, {"data_range": (1, 0)}, "black must be below white"),
-        (UNIT, UNIT, {"data_range": 0}, "black must be below white"),
+        (UNIT, UNIT, {"data_range": (1, 0)}, "black below white"),
+        (UNIT, UNIT, {"data_range": 0}, "black below white"),
+        (UNIT, UNIT, {"data_range": (0, 1, 2)}, "two numbers"),
+        (UNIT, UNIT, {"data_range": (None, 1)}, "two numbers"),
+        (UNIT, UNIT, {"data_range": "a"}, "two numbers"),
+        (UNIT, UNIT, {"data_range": (0, float("inf"))}, "two numbers"),
         (UNIT, UNIT[:3], {}, "4 images and .* has 3"),
         (UNIT, UNIT[:, :, :14], {}, r"\[1, 14, 28\]"),
         (UNIT[:, 0], UNIT[:, 0], {}, r"images\[:, None\]"),
@@ -148,6 +152,28 @@ UNIT = rand(4, 1, 28, 28)
 def test_refusals(measure, x, y, settings, sentence):
     with pytest.raises(ValueError, match=sentence):
         measure(x, y, **settings)
+
+
+@pytest.mark.parametrize("measure", [reconstruction_error, ms_ssim])
+def test_a_range_may_be_any_two_numbers(measure):
+    expected = measure(UNIT, noisy(UNIT), data_range=(0, 1))
+    for same in ([0, 1], np.array([0, 1]), torch.tensor([0.0, 1.0]), 1, np.float32(1)):
+        torch.testing.assert_close(measure(UNIT, noisy(UNIT), same), expected, rtol=0, atol=0)
+
+
+def test_a_reconstruction_that_has_diverged_is_refused():
+    for scale, n in ((1e200, 4), (1e200, 1), (1e150, 4)):
+        with pytest.raises(ValueError, match="x_hat has diverged"):
+            reconstruction_error(UNIT[:n], scale * UNIT[:n], data_range=(0, 1))
+
+
+def test_a_very_narrow_range_is_a_range():
+    x, y = 1e-200 * UNIT, 1e-200 * noisy(UNIT)
+    expected = ms_ssim(UNIT, noisy(UNIT))
+    torch.testing.assert_close(ms_ssim(x, y, data_range=1e-200), expected, rtol=1e-9, atol=0)
+    assert reconstruction_error(1e-150 * UNIT, 1e-150 * noisy(UNIT), 1e-150).psnr == pytest.approx(
+        reconstruction_error(UNIT, noisy(UNIT)).psnr, rel=1e-9
+    )
 
 
 # MS-SSIM
@@ -272,9 +298,10 @@ def test_which_scales_fit():
     assert fitting_scales(28, 1000) == fitting_scales(1000, 28) == 2
     with pytest.raises(ValueError, match="no room for the window of 11"):
         ms_ssim(UNIT[..., :10], UNIT[..., :10])
-    for wrong in (0, 3):
-        with pytest.raises(ValueError, match="room for 1 to 2"):
+    for wrong in (0, 3, 2.0, "a", True):
+        with pytest.raises(ValueError, match=r"28 x 28 pixels is .* from 1 to 2"):
             ms_ssim(UNIT, UNIT, n_scales=wrong)
+    assert torch.equal(ms_ssim(UNIT, UNIT, n_scales=np.int64(2)), ms_ssim(UNIT, UNIT))
 
 
 # Diversity
@@ -299,6 +326,13 @@ def test_a_collapsed_generator_has_one_and_diversity_lowers_it():
     assert near.value > mean_pairwise_ms_ssim(smooth(5, 28), 50).value
     # Two images make one pair, whatever the seed: an image never meets itself.
     assert mean_pairwise_ms_ssim(smooth(2, 28), 50).value < 1
-    for images, n_pairs in ((x, 50), (smooth(5, 28), 1)):
-        with pytest.raises(ValueError, match="at least 2 of both"):
-            mean_pairwise_ms_ssim(images, n_pairs)
+    with pytest.raises(ValueError, match="pass at least 2"):
+        mean_pairwise_ms_ssim(x, 50)
+    several = smooth(5, 28)
+    assert mean_pairwise_ms_ssim(several, np.int64(9)) == mean_pairwise_ms_ssim(several, 9)
+    for n_pairs in (1, 2.5, None, "a", True):
+        with pytest.raises(ValueError, match=r"n_pairs is .* of at least 2"):
+            mean_pairwise_ms_ssim(several, n_pairs)
+    for seed in (1.5, "a", -1):
+        with pytest.raises(ValueError, match="seed is"):
+            mean_pairwise_ms_ssim(several, 9, seed)

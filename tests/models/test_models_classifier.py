@@ -55,6 +55,13 @@ def test_an_image_has_the_same_features_in_any_company():
     assert not torch.allclose(net.train().features(x), alone, atol=1e-2)
 
 
+@pytest.mark.parametrize("weights", [torch.float32, torch.float64])
+def test_images_of_another_precision_have_the_same_features(weights):
+    net, x = small().eval().to(weights), torch.rand(3, 1, 28, 28).half()
+    for same in (x, x.float(), x.double()):
+        torch.testing.assert_close(net(same), net(x.to(weights)), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "match"),
     [
@@ -62,6 +69,7 @@ def test_an_image_has_the_same_features_in_any_company():
         ({"image_shape": (28, 28)}, "three numbers"),
         ({"image_shape": (28, 28, 1)}, "channels first"),
         ({"channels": (8, 8)}, "give three numbers"),
+        ({"channels": 5}, "give three numbers"),
         ({"channels": (8, 8, 0)}, "at least 1"),
         ({"width": 0}, "width is 0"),
         ({"n_classes": 0}, "n_classes is 0"),

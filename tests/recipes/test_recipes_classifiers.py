@@ -111,7 +111,8 @@ def test_the_cards_of_the_repository_come_from_this_recipe(root, name):
     ("kwargs", "match"),
     [
         ({"name": "kmnist"}, "choose one of digits"),
-        ({"name": "digits", "steps": 0}, "at least one"),
+        ({"name": "digits", "steps": 0}, "steps is 0"),
+        ({"name": "mnist", "steps": 2.5}, "steps is 2.5; it must be a whole number"),
         ({"name": "digits", "profile": "night"}, "smoke, laptop, gpu"),
     ],
 )
