@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from course_lib import notebooks
 from course_lib.environment import PROFILES, Profile
@@ -54,21 +58,25 @@ def score_command(options: argparse.Namespace) -> int:
         if sys.stderr.isatty():
             print(f"\r{text:<60}\r", end="", file=sys.stderr, flush=True)
 
+    tell("reading")
     try:
         network = load_features(options.features) if options.features else None
-    except FeaturesUnavailableError as error:
+        real, fake = (
+            load(path, network, options.image_size, tuple(options.range))
+            for path in (options.real, options.fake)
+        )
+    except (FeaturesUnavailableError, TypeError) as error:
         raise ValueError(str(error)) from None
-    tell("reading")
-    real, fake = (load(path, network, options.image_size) for path in (options.real, options.fake))
-    if real.name and fake.name and real.name != fake.name:
+    names = [loaded.name or options.name or "unnamed features" for loaded in (real, fake)]
+    if names[0] != names[1]:
         raise ValueError(
-            f"{options.real} has features of {real.name} and {options.fake} of {fake.name}: both "
-            "must come from one network."
+            f"{options.real} has {names[0]} and {options.fake} has {names[1]}: both must come from "
+            "one network. (Features in a file without a name can be named with --name.)"
         )
     result = report(
         real.features,
         fake.features,
-        features=real.name or fake.name or "unnamed features",
+        features=names[0],
         probabilities=fake.probabilities,
         resamples=options.bootstrap,
         k=options.k,
@@ -81,6 +89,73 @@ def score_command(options: argparse.Namespace) -> int:
         text = json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n"
         notebooks.write_text(Path(options.json), text)
     return 0
+
+
+def train_command(options: argparse.Namespace) -> int:
+    """Train a recipe in a directory of its own, evaluate it, and write its result card."""
+    from course_lib.recipes import runs
+
+    settings = runs.parse_settings(options.set)
+    asked = {name: getattr(options, name) for name in ("profile", "steps", "seed", "every")}
+    out = options.out or runs.default_directory(runs.configure(options.recipe, **asked))
+    command = f"python -m course_lib train {options.recipe} --out {shlex.quote(str(out))} --resume"
+    with _sentences():
+        try:
+            runs.train(
+                options.recipe,
+                out=out,
+                resume=options.resume,
+                device=options.device,
+                settings=settings,
+                **asked,
+            )
+        except KeyboardInterrupt:
+            begun = Path(out, "config.json").exists()
+            told = f"To go on from what is saved: {command}" if begun else "Nothing was written."
+            print(f"\nStopped. {told}", file=sys.stderr)
+            return 130
+    return 0
+
+
+def sample_command(options: argparse.Namespace) -> int:
+    """Draw images from a trained run."""
+    from course_lib.recipes import runs
+
+    with _sentences():
+        path = runs.sample(options.run, options.n, options.seed, options.out, options.device)
+    print(f"{options.n:,} images lie in {path}.")
+    return 0
+
+
+def evaluate_command(options: argparse.Namespace) -> int:
+    """Score a trained run again."""
+    from course_lib.recipes import cards, runs
+
+    with _sentences():
+        print(cards.summary(runs.evaluate(options.run, options.device), Path(options.run)))
+    return 0
+
+
+def recipes_command(options: argparse.Namespace) -> int:
+    """List the recipes."""
+    from course_lib.recipes import cards
+
+    print(cards.table())
+    return 0
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """Turn the errors of a run that say all in one sentence into those that `main` prints."""
+    from course_lib.data import DataUnavailableError
+    from course_lib.training import TrainingDiverged
+
+    try:
+        yield
+    except DataUnavailableError as error:
+        raise ValueError(f"{error} (Here the last would be --set data=digits.)") from None
+    except TrainingDiverged as error:
+        raise ValueError(str(error)) from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -122,15 +197,61 @@ def parser() -> argparse.ArgumentParser:
         help="network that turns images into features; not needed for files of features",
     )
     command.add_argument("--image-size", type=int, help="pixels per side for images of a folder")
+    command.add_argument(
+        "--range",
+        type=float,
+        nargs=2,
+        default=(0.0, 1.0),
+        metavar=("LOW", "HIGH"),
+        help="black and white of floating-point images in files: 0 1 (the default) or -1 1",
+    )
+    command.add_argument("--name", help="name of the features in files that give none")
     command.add_argument("--bootstrap", type=int, metavar="B", help="resamples (0: no intervals)")
     command.add_argument("-k", type=int, default=5, help="neighbours of precision and its kin")
     command.add_argument("--seed", type=int, default=0, help="of shuffle, subsets and bootstrap")
     command.add_argument("--json", metavar="FILE", help="write the table there too")
     command.set_defaults(call=score_command)
 
+    _add_recipe_commands(commands)
     command = commands.add_parser("doctor", help="check this installation and say what to mend")
     command.set_defaults(call=doctor_command)
     return main
+
+
+def _add_recipe_commands(commands: Any) -> None:
+    """train, sample, evaluate and recipes."""
+    command = commands.add_parser("train", help="train a recipe; it can be killed and resumed")
+    command.add_argument("recipe", metavar="RECIPE", help="see the command recipes")
+    command.add_argument("--profile", choices=PROFILES, help="default: COURSE_PROFILE, else laptop")
+    command.add_argument("--steps", type=int, help="updates (default: those of the profile)")
+    command.add_argument("--seed", type=int, help="of everything random (default 0)")
+    command.add_argument("--out", metavar="DIR", help="default: RECIPE-PROFILE-seedSEED in the "
+                         "output folder (COURSE_OUTPUT, else build/runs)")  # fmt: skip
+    command.add_argument(
+        "--every", type=int, help="updates between checkpoints (default: 1/20 of the run)"
+    )
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting"
+    )
+    command.add_argument("--resume", action="store_true", help="go on with the run in DIR")
+    command.set_defaults(call=train_command)
+
+    command = commands.add_parser("sample", help="draw images from a run")
+    command.add_argument("run", metavar="DIR")
+    command.add_argument("-n", type=int, default=64, help="number of images (default 64)")
+    command.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
+    command.add_argument("--out", metavar="FILE", help=".png or .npz (default DIR/samples.png)")
+    command.set_defaults(call=sample_command)
+
+    command = commands.add_parser("evaluate", help="score a run again")
+    command.add_argument("run", metavar="DIR")
+    command.set_defaults(call=evaluate_command)
+
+    for name in ("train", "sample", "evaluate"):
+        commands.choices[name].add_argument("--device", help="cpu, cuda or mps; default: the best")
+
+    command = commands.add_parser("recipes", help="list what train can train")
+    command.set_defaults(call=recipes_command)
 
 
 def main(arguments: list[str] | None = None) -> int:

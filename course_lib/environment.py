@@ -132,7 +132,8 @@ def mirror_directory() -> Path | None:
     return folder
 
 
-def _output_directory() -> Path:
+def output_directory() -> Path:
+    """Where runs write: ``COURSE_OUTPUT``, else ``build/runs`` here, else ``./course_runs``."""
     if os.environ.get("COURSE_OUTPUT"):
         return Path(os.environ["COURSE_OUTPUT"]).expanduser()
     root = repository_root()
@@ -241,7 +242,7 @@ def setup(
     seed = int(seed)
     chosen_profile = Profile(profile or os.environ.get("COURSE_PROFILE") or "laptop")
     chosen_device = choose_device(device)
-    paths = Paths(repository_root(), default_cache(), mirror_directory(), _output_directory())
+    paths = Paths(repository_root(), default_cache(), mirror_directory(), output_directory())
     seed_everything(seed)
     if chosen_device.type == "cuda":
         # The fastest convolution kernels add in no fixed order; a course wants the same numbers.

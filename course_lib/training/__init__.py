@@ -11,15 +11,24 @@ from course_lib.training.state import (
     save_checkpoint,
     vae_state,
 )
-from course_lib.training.steps import gan_step, generate, sample_noise, vae_step
+from course_lib.training.steps import (
+    autoencoder_step,
+    gan_step,
+    generate,
+    iwae_step,
+    sample_noise,
+    vae_step,
+)
 
 __all__ = [
     "EMA",
     "TrainingDiverged",
     "TrainingState",
+    "autoencoder_step",
     "gan_state",
     "gan_step",
     "generate",
+    "iwae_step",
     "load_checkpoint",
     "sample_noise",
     "save_checkpoint",

@@ -140,7 +140,9 @@ def _in_notebook() -> bool:
 class ProgressBar:
     """One line of tqdm, redrawn at most four times a second and at the end."""
 
-    def __init__(self, total: int, initial: int, label: str, enabled: bool) -> None:
+    def __init__(
+        self, total: int, initial: int, label: str, enabled: bool, show_rate: bool = False
+    ) -> None:
         notebook = enabled and _in_notebook()
         self.bar = tqdm(
             total=total,
@@ -152,17 +154,21 @@ class ProgressBar:
             dynamic_ncols=not notebook,
             bar_format="{l_bar}{bar:20}{r_bar}",
         )
-        self.drawn = time.monotonic()
+        self.drawn = self.began = time.monotonic()
+        self.show_rate, self.images = show_rate, 0
 
-    def show(self, step: int, recorder: Recorder, force: bool = False) -> None:
+    def show(self, step: int, recorder: Recorder, images: int, force: bool = False) -> None:
         """Redraw if it is time to; only then are the latest losses fetched."""
+        self.images += images
         if self.bar.disable or not (force or time.monotonic() - self.drawn >= REDRAW_SECONDS):
             return
         recorder.flush()
         self.bar.n = step
-        self.bar.set_postfix_str(recorder.text(), refresh=False)
-        self.bar.refresh()
         self.drawn = time.monotonic()
+        rate = self.images / max(self.drawn - self.began, 1e-9)
+        text = recorder.text() + (f", {rate:,.0f} images/s" if self.show_rate else "")
+        self.bar.set_postfix_str(text, refresh=False)
+        self.bar.refresh()
 
 
 @contextmanager
@@ -212,6 +218,7 @@ def train(
     resume: bool = False,
     progress: bool = True,
     label: str = "",
+    show_rate: bool = False,
 ) -> dict[str, list[float]]:
     """Call `step(state, batch)` until `state.step == steps`.
 
@@ -228,6 +235,8 @@ def train(
         resume: go on from the checkpoint in that directory, exactly as if the run had never
             stopped; begin at the beginning if it holds none.
         progress: show a line with the latest losses.
+        label: a word at the beginning of that line.
+        show_rate: end that line with the images per second of this call.
 
     Modules train in train mode and get their modes back at the end.
 
@@ -258,7 +267,7 @@ def train(
 
     modules = list(state.modules.values())
     stream, recorder = iter(batches), Recorder(state)
-    bar = ProgressBar(steps, state.step, label, progress)
+    bar = ProgressBar(steps, state.step, label, progress, show_rate)
     with modes_kept(*modules), _interrupt_between_steps() as interrupted, bar.bar:
         for module in modules:
             module.train()
@@ -274,7 +283,7 @@ def train(
             recorder.add(losses, batch)
 
             last, stop = state.step == steps, interrupted()
-            bar.show(state.step, recorder, force=last or stop)
+            bar.show(state.step, recorder, len(batch), force=last or stop)
             if on_sample and (last or (sample_every and state.step % sample_every == 0)):
                 recorder.flush()
                 _sample(state, on_sample)

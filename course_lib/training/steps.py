@@ -1,4 +1,4 @@
-"""One step of a GAN and one step of a VAE, and the drawing of samples.
+"""One step of a GAN, of a VAE, of an IWAE and of an autoencoder, and the drawing of samples.
 
 A step is any function `(state, batch) -> {name: scalar tensor}`; `train` calls it. Values stay
 tensors on the device, so that a step never waits for a GPU.
@@ -6,6 +6,7 @@ tensors on the device, so that a step never waits for a GPU.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -153,8 +154,12 @@ def vae_step(
     *,
     beta: float = 1.0,
     kl: Literal["analytic", "sampled"] = "analytic",
+    condition: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """One ascent on the ELBO of x [batch, ...] in the likelihood's range.
+
+    `condition` [batch, ...] goes to the VAE as its third argument, for a bound on
+    log p(x|condition).
 
     Returns:
         Scalars in nats per example: loss (-ELBO, with beta), reconstruction (log-likelihood), kl.
@@ -166,7 +171,8 @@ def vae_step(
     """
     vae, likelihood = state.modules["vae"], state.modules["likelihood"]
     x = x.to(state.device)
-    bound = variational.elbo(x, vae(x, state.generator), likelihood, beta=beta, kl=kl)
+    given = () if condition is None else (condition.to(state.device),)
+    bound = variational.elbo(x, vae(x, state.generator, *given), likelihood, beta=beta, kl=kl)
     state.optimizers["vae"].zero_grad()
     bound.negative.backward()
     state.optimizers["vae"].step()
@@ -177,3 +183,57 @@ def vae_step(
         "reconstruction": bound.reconstruction.detach(),
         "kl": bound.kl.detach(),
     }
+
+
+def iwae_step(state: TrainingState, x: Tensor, *, k: int = 5) -> dict[str, Tensor]:
+    """One ascent on L_k = E log( 1/k sum_i w_i ), w_i = p(x, z_i) / q(z_i|x), of x [batch, ...].
+
+    The state is that of `vae_step`; k = 1 is its ELBO with kl='sampled'. The encoder runs once per
+    image, the decoder k times.
+
+    Returns:
+        Scalars in nats per example: loss (-L_k) and elbo (the mean of log w_i, below L_k).
+
+    Raises:
+        ValueError: k is below 1, or x is out of the likelihood's range.
+
+    Source: Burda, Grosse and Salakhutdinov 2015, Eq. 8.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}, but it counts draws per image: choose 1 or more.")
+    vae, likelihood = state.modules["vae"], state.modules["likelihood"]
+    x = x.to(state.device)
+    # Row i + j * batch is draw j of image i.
+    mu, log_var = (t.repeat(k, 1) for t in vae.encode(x))
+    z = vae.sample_posterior(mu, log_var, state.generator)
+    log_p = likelihood.log_prob(x.repeat(k, *[1] * (x.ndim - 1)), vae.decode(z))
+    # log p(z) - log q(z|x); the two constants -d/2 log(2 pi) cancel.
+    log_ratio = 0.5 * ((z - mu).square() / log_var.exp() + log_var - z.square()).sum(1)
+    log_w = (log_p + log_ratio).view(k, len(x))
+    bound = (torch.logsumexp(log_w, 0) - math.log(k)).mean()
+    state.optimizers["vae"].zero_grad()
+    (-bound).backward()
+    state.optimizers["vae"].step()
+    for ema in state.ema.values():
+        ema.update()
+    return {"loss": -bound.detach(), "elbo": log_w.detach().mean()}
+
+
+def autoencoder_step(state: TrainingState, x: Tensor) -> dict[str, Tensor]:
+    """One descent on the squared error per image of x [batch, ...] in [0, 1].
+
+    The module 'autoencoder' returns raw numbers, and their sigmoid is the reconstruction.
+
+    Returns:
+        loss: squared error summed over pixels, mean over images.
+
+    Source: Hinton and Salakhutdinov 2006, for the measure.
+    """
+    x = x.to(state.device)
+    loss = (state.modules["autoencoder"](x).sigmoid() - x).square().flatten(1).sum(1).mean()
+    state.optimizers["autoencoder"].zero_grad()
+    loss.backward()
+    state.optimizers["autoencoder"].step()
+    for ema in state.ema.values():
+        ema.update()
+    return {"loss": loss.detach()}

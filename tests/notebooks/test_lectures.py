@@ -39,6 +39,7 @@ def test_there_are_lectures():
         "06_dcgan",
         "12_elbo",
         "13_vae_on_images",
+        "17_measuring_generators",
     }
 
 

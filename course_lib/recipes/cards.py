@@ -1,0 +1,164 @@
+"""What a run writes and prints: files that are old or new but never torn, the card, the lists."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from course_lib import __version__, environment
+from course_lib.recipes import catalogue
+
+ASIDE = re.compile(r"\.\d+-\w")  # the beginning of a file that is being written
+_PLACES = {"card": "card.json", "weights": "final", "samples": "samples", "state": "checkpoint"}
+
+
+def store(path: Path, content: bytes) -> None:
+    """Write aside, then rename: whoever looks finds the old file whole or the new one."""
+    aside = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            aside.write_bytes(content)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"Could not write {path.name} ({error.strerror}); the last checkpoint is unchanged, "
+            "and --resume goes on from it once there is room",
+            str(path.parent),
+        ) from error
+
+
+def text(content: Mapping[str, Any]) -> bytes:
+    """JSON with one line per key."""
+    lines = [f"  {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in content.items()]
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
+def circumstances(device: torch.device) -> dict[str, Any]:
+    """What the last bit of a result depends on besides its configuration."""
+    threads = torch.get_num_threads()
+    name = f"cpu ({platform.machine()}, {threads} thread{'s' if threads > 1 else ''})"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    versions = {"course_lib": __version__, "python": platform.python_version()}
+    versions |= {"torch": torch.__version__, "numpy": np.__version__}
+    return {"device": name if device.type in ("cpu", "cuda") else device.type, "versions": versions}
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """MiB: of the GPU's memory, or of the process on a CPU; None where the system does not say."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+
+
+def curve(values: list[float], size: int) -> list[list[float]]:
+    """`[step, mean]` of every `size` values in a row, the last ones among them."""
+    parts = [values[i : i + size] for i in range(0, len(values), size)]
+    ends = [min((i + 1) * size, len(values)) for i in range(len(parts))]
+    return [[end, float(f"{sum(p) / len(p):.6g}")] for end, p in zip(ends, parts, strict=True)]
+
+
+def grid(pixels: Tensor, columns: int = 8) -> bytes:
+    """A PNG of uint8 images `[n, 1 or 3, height, width]`, row by row, with a line between them."""
+    from PIL import Image
+
+    n, channels, height, width = pixels.shape
+    columns = min(columns, n)
+    rows = -(-n // columns)
+    sheet = np.full((rows * (height + 2) + 2, columns * (width + 2) + 2, channels), 96, np.uint8)
+    for i, image in enumerate(pixels.permute(0, 2, 3, 1).numpy()):
+        top, left = 2 + i // columns * (height + 2), 2 + i % columns * (width + 2)
+        sheet[top : top + height, left : left + width] = image
+    buffer = io.BytesIO()
+    picture = Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
+    picture.save(buffer, "PNG", compress_level=1)  # the training waits for it
+    return buffer.getvalue()
+
+
+def summary(card: Mapping[str, Any], directory: Path) -> str:
+    """What a run came to, and where everything lies."""
+    lines = [
+        f"{card['recipe']}: {card['config']['steps']:,} steps in {card['wall_seconds']:,.1f} s, "
+        f"{card['images_per_second']:,.0f} images/s, on {card['device']}."
+    ]
+    for row in card["metrics"]:
+        value = "none" if row["value"] is None else f"{row['value']:.5g}"
+        error = f" ± {row['standard_error']:.2g}" if "standard_error" in row else ""
+        features = f", {row['features']}" if "features" in row else ""
+        lines.append(f"  {row['measure']}: {value}{error}  (n = {row['n']:,}{features})")
+        for f in card["paper"]:
+            if f["measure"] == row["measure"]:
+                lines.append(f"    paper: {f['value']:g}  ({f['source']})")
+    lines += [
+        f"  warning, steps {w['step']} to {w['until']}: {w['what']}" for w in card["warnings"]
+    ]
+    lines += [f"  {name + ':':<9}{directory / place}" for name, place in _PLACES.items()]
+    return "\n".join(lines)
+
+
+def table() -> str:
+    """All recipes, with minutes and memory of the newest card of a full run of each."""
+    head = ["recipe", "steps: smoke", "laptop", "gpu", "minutes, memory", "what"]
+    rows = [head, ["-" * len(word) for word in head]]
+    cards = list(_cards())
+    for recipe in catalogue.RECIPES.values():
+        steps = [f"{recipe.steps[p]:,}" for p in environment.PROFILES]
+        rows.append([recipe.name, *steps, _cost(recipe, cards), recipe.what])
+    widths = [max(len(r[i]) for r in rows) for i in range(len(head))]
+    pad = [str.ljust, str.rjust, str.rjust, str.rjust, str.ljust, str.ljust]
+    lines = [
+        "  ".join(f(c, w) for f, c, w in zip(pad, r, widths, strict=True)).rstrip() for r in rows
+    ]
+    return "\n".join(lines)
+
+
+def _cards() -> Iterator[dict[str, Any]]:
+    """Result cards of runs: those of the course, and those in the output folder."""
+    found = [*environment.data_file("results").glob("*.json")]
+    found += environment.output_directory().glob("*/card.json")
+    for path in found:
+        try:
+            card = json.loads(path.read_text(encoding="utf-8"))
+            if {"recipe", "config", "finished", "wall_seconds"} <= card.keys():
+                yield card
+        except (OSError, ValueError, AttributeError):
+            continue
+
+
+def _cost(recipe: catalogue.Recipe, cards: list[dict[str, Any]]) -> str:
+    """Of the newest run with the recipe's own settings and budget, at the largest profile."""
+    for profile in ("gpu", "laptop"):
+        own = (recipe.steps[profile], recipe.defaults(profile))
+        full = [
+            c
+            for c in cards
+            if (c["recipe"], c["config"]["profile"]) == (recipe.name, profile)
+            and (c["config"]["steps"], c["config"]["settings"]) == own
+        ]
+        if full:
+            card = max(full, key=lambda c: c["finished"])
+            minutes = (card["wall_seconds"] + card["evaluation"]["seconds"]) / 60
+            memory = f"{card['peak_memory_mib'] or math.nan:,.0f} MiB"
+            return f"{profile}: {minutes:.1f}, {memory}, {card['device']}"
+    return "not run yet"

@@ -1,0 +1,547 @@
+"""From a recipe to a directory: a run that survives being killed, and its result card.
+
+    DIR/config.json     what was asked for, written before the first update
+    DIR/checkpoint/     the latest state, complete at every moment
+    DIR/samples/        a grid of samples every so often
+    DIR/log.json        seconds, sessions and warnings so far
+    DIR/tensorboard/    scalars, where tensorboard is installed
+    DIR/final/          weights of a finished run, one file per module
+    DIR/card.json       its result card
+
+Every file but TensorBoard's is written aside and then renamed, so that a kill leaves it old or new.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from course_lib import data, environment, training
+from course_lib.models import count_parameters
+from course_lib.recipes import catalogue
+from course_lib.recipes.cards import (
+    ASIDE,
+    circumstances,
+    curve,
+    grid,
+    peak_memory,
+    store,
+    summary,
+    text,
+)
+from course_lib.recipes.evaluation import Eyes
+from course_lib.recipes.families import Model
+from course_lib.recipes.watchdog import N, Watchdog
+
+FORMAT, VERSION = "course_lib run", 1
+POINTS = 200  # of a curve on the card
+LOOKS = 20  # checkpoints, grids and looks of the watchdog per run
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that decides how a run ends; the same on the same machine gives the same weights.
+
+    Attributes:
+        every: updates between two checkpoints; grid, scalars and watchdog keep the same time.
+            A twentieth of the run, but at least 25, unless given.
+    """
+
+    recipe: str
+    profile: str
+    steps: int
+    seed: int
+    every: int
+    settings: dict[str, Any]
+
+
+def configure(
+    recipe: str,
+    profile: str | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    every: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Config:
+    """The configuration of a new run; what is None takes its default.
+
+    `settings` are changes of the recipe's own, as values or as the words of a command line.
+
+    Raises:
+        ValueError: no such recipe, profile or setting, or a value of the wrong type.
+    """
+    found = catalogue.get(recipe)
+    profile = environment.Profile(profile or os.environ.get("COURSE_PROFILE") or "laptop").name
+    steps = found.steps[profile] if steps is None else steps
+    every = max(25, steps // LOOKS) if every is None else every
+    for name, value in (("steps", steps), ("every", every)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; a run needs at least 1.")
+    seed = 0 if seed is None else seed
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed is {seed}; choose a whole number of at least 0 and below 2**63.")
+    chosen = found.defaults(profile)
+    for name, value in (settings or {}).items():
+        if name not in chosen:
+            hint = catalogue.nearest(name, chosen)
+            raise ValueError(f"{recipe} has no setting {name!r}: {hint}")
+        chosen[name] = _value(name, value, chosen[name], found.choices.get(name, ()))
+    return Config(recipe, profile, steps, seed, every, chosen)
+
+
+def _value(name: str, given: Any, default: Any, choices: tuple[str, ...]) -> Any:
+    """`given` in the type of `default`."""
+    kind = type(default)
+    kinds = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word"}
+    wrong = ValueError(
+        f"{name}={given} does not fit: {name} is "
+        + (f"one of {', '.join(choices)}." if choices else f"{kinds[kind]}, such as {default}.")
+    )
+    if choices and given not in choices:
+        raise wrong
+    if kind is bool:
+        words = {"true": True, "1": True, "false": False, "0": False}
+        if str(given).lower() not in words:
+            raise wrong
+        return words[str(given).lower()]
+    if isinstance(given, bool) or (kind is int and isinstance(given, float)):
+        raise wrong
+    try:
+        value = kind(given)
+    except (TypeError, ValueError):
+        raise wrong from None
+    if kind is float and not math.isfinite(value):
+        raise wrong
+    if kind is int and value < 1:
+        raise ValueError(f"{name}={given} is too small: {name} is at least 1.")
+    return value
+
+
+def parse_settings(words: list[str]) -> dict[str, str]:
+    """`["k=5", ...]` of a command line as a dictionary."""
+    pairs = [word.partition("=") for word in words]
+    for word, (name, sign, _) in zip(words, pairs, strict=True):
+        if not (name and sign):
+            raise ValueError(f"--set {word} says no value: write --set key=value.")
+    return {name: value for name, _, value in pairs}
+
+
+def train(
+    recipe: str,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    device: str | None = None,
+    progress: bool = True,
+    **wanted: Any,
+) -> dict[str, Any]:
+    """Train a recipe in a directory, evaluate it, and leave weights and card there.
+
+    Args:
+        recipe: its name; `catalogue.RECIPES` has them.
+        out: the directory; None for one below the output folder, named by recipe, profile and seed.
+        resume: go on with the run in that directory, bit for bit as if it had never stopped; begin
+            at the beginning if there is none.
+        device: None for the best there is.
+        progress: show a line with losses and images per second, and print where everything lies.
+        wanted: profile, steps, seed, every and settings, as in `configure`. A run that is resumed
+            has them already; those given must agree.
+
+    Returns:
+        The card.
+
+    Raises:
+        ValueError: bad options, a directory with another run in it, a damaged checkpoint; nothing
+            in the directory is changed.
+        DataUnavailableError: the data set cannot be had; nothing is written.
+        TrainingDiverged: the last good checkpoint stays.
+        KeyboardInterrupt: after Ctrl-C, with a checkpoint of the last finished update.
+        OSError: the disk is full or read-only; the last good checkpoint stays.
+    """
+    config = configure(recipe, **wanted)
+    directory = default_directory(config) if out is None else Path(out).expanduser()
+    stored = _stored_config(directory)
+    if stored is not None:
+        if not resume:
+            raise ValueError(
+                f"{directory} holds a run of {stored.recipe} already: go on with it with --resume, "
+                "or name another directory with --out."
+            )
+        _require_agreement(stored, recipe, wanted, directory)
+        config = stored
+    elif directory.exists() and _others(directory):
+        raise ValueError(
+            f"{directory} holds other files and no run: name a new directory with --out."
+        )
+    elif resume and progress:
+        print(f"There is no run in {directory} yet: this one begins there.", file=sys.stderr)
+    if (directory / "card.json").exists():
+        card = _stored_card(directory)
+        if progress:
+            print(f"This run is finished.\n{summary(card, directory)}")
+        return card
+    run = Run(config, directory, device)
+    run.resume()
+    if stored is None:
+        store(
+            directory / "config.json",
+            text({"format": FORMAT, "version": VERSION} | asdict(config)),
+        )
+    run.train(progress)
+    card = run.finish()
+    if progress:
+        print(summary(card, directory))
+    return card
+
+
+def evaluate(directory: str | Path, device: str | None = None) -> dict[str, Any]:
+    """Score a run again and, if it is finished, store the scores on its card; returns the card.
+
+    Of an unfinished run the latest checkpoint is scored, and nothing is stored.
+    """
+    run = restored(directory, device)
+    card = run.card(run.evaluate())
+    if (run.directory / "card.json").exists():
+        new = {key: card[key] for key in ("metrics", "evaluation")}
+        card = _stored_card(run.directory) | new
+        store(run.directory / "card.json", text(card))
+    return card
+
+
+def sample(
+    directory: str | Path,
+    n: int = 64,
+    seed: int = 0,
+    out: str | Path | None = None,
+    device: str | None = None,
+) -> Path:
+    """Draw n images of a run into a picture (.png) or an array `images` of uint8 (.npz).
+
+    Raises:
+        ValueError: no run in the directory, nothing trained yet, n below 1, or another suffix.
+    """
+    path = Path(directory, "samples.png") if out is None else Path(out).expanduser()
+    if n < 1 or path.suffix.lower() not in (".png", ".npz"):
+        raise ValueError(f"cannot write {n} images to {path.name}: give n >= 1 and .png or .npz.")
+    run = restored(directory, device)
+    source, blocks = torch.Generator().manual_seed(seed), range(0, n, 500)
+    with training.state.modes_kept(*run.model.state.modules.values()):
+        for module in run.model.state.modules.values():
+            module.eval()
+        images = torch.cat([run.model.draw(min(500, n - start), source) for start in blocks])
+    pixels = (images * 255).round().to(torch.uint8)
+    buffer = io.BytesIO()
+    if path.suffix.lower() == ".npz":
+        np.savez_compressed(buffer, images=pixels.numpy())
+    store(path, grid(pixels) if path.suffix.lower() == ".png" else buffer.getvalue())
+    return path
+
+
+def restored(directory: str | Path, device: str | None = None) -> Run:
+    """The run of a directory with its final weights, or else those of its checkpoint."""
+    directory = Path(directory).expanduser()
+    config = _stored_config(directory)
+    if config is None:
+        raise ValueError(f"There is no run in {directory}: check the path.")
+    run = Run(config, directory, device)
+    if (directory / "card.json").exists():
+        run.load_final()
+    elif not run.resume():
+        raise ValueError(f"The run in {directory} has no checkpoint yet: resume it first.")
+    return run
+
+
+class Run:
+    """One run in its directory: the model of a configuration, its data, and what to write."""
+
+    def __init__(self, config: Config, directory: Path, device: str | None = None) -> None:
+        self.config, self.directory = config, directory
+        self.recipe = catalogue.get(config.recipe)
+        self.device = environment.choose_device(device)
+        environment.seed_everything(config.seed)
+        # The fastest convolutions of a GPU add in no fixed order; a resumed run wants the same one.
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        self.train_set, self.test_set = load_images(config.settings, self.device)
+        self.model: Model = self.recipe.build(
+            config.settings, self.train_set, config.seed, self.device, config.steps
+        )
+        self.log = _stored_log(directory)
+        self.began = time.perf_counter()
+        self.writer = None
+
+    def resume(self) -> bool:
+        """Load the checkpoint, if there is one."""
+        if not (self.directory / "checkpoint" / "manifest.json").exists():
+            return False
+        state = self.model.state
+        training.load_checkpoint(state, self.model.batches, self.directory / "checkpoint")
+        self.log["warnings"] = [
+            w | {"until": min(w["until"], state.step)}
+            for w in self.log["warnings"]
+            if w["step"] <= state.step
+        ]
+        return True
+
+    def train(self, progress: bool = True) -> None:
+        """Train to the end; look, log and save on the way."""
+        config, state = self.config, self.model.state
+        for path in self.directory.rglob(".*"):  # what a killed write left there
+            if ASIDE.match(path.name):
+                path.unlink()
+        here = circumstances(self.device)
+        if self.log["sessions"] and self.log["sessions"][-1]["machine"] != here and progress:
+            print(
+                "This run began on another machine or other versions: it goes on, not bit for bit."
+            )
+        self.log["sessions"] = [*self.log["sessions"], {"from": state.step, "machine": here}]
+        self.before, self.began = self.log["seconds"], time.perf_counter()
+        self.looked, self.progress = state.step, progress
+        self.watchdog = self._watchdog()
+        try:
+            training.train(
+                state,
+                self.model.step,
+                self.model.batches,
+                config.steps,
+                sample_every=config.every,
+                on_sample=self._look,
+                checkpoint=self.directory / "checkpoint",
+                checkpoint_every=config.every,
+                progress=progress,
+                label=config.recipe,
+                show_rate=True,
+            )
+        finally:
+            self._write_log()
+            if self.writer is not None:
+                self.writer.close()
+        state.samples.clear()
+
+    def _watchdog(self) -> Watchdog:
+        if "generator" not in self.model.state.modules:
+            return Watchdog()
+        n, eyes = min(N, len(self.test_set)), Eyes.of(self.test_set.name)
+        features = None if eyes is None else lambda x: eyes(x).features
+        real = self.test_set.subset(n).as_float(range=(0, 1)).cpu()
+        return Watchdog(real, self.model.draw, features)
+
+    def _look(self, state: training.TrainingState) -> None:
+        """What happens every so often: a grid, scalars, warnings, and the log."""
+        for module in state.modules.values():
+            module.eval()
+        images = self.model.draw(64, torch.Generator().manual_seed(self.config.seed))
+        name = f"step-{state.step:07d}.png"
+        store(self.directory / "samples" / name, grid((images * 255).round().to(torch.uint8)))
+        self._write_scalars()
+        # Samples of the first updates are poor in another way than those of a collapse.
+        ready = state.step >= self.config.steps / 4
+        for sentence in self.watchdog.look(state.history, self.looked) if ready else ():
+            self._warn(sentence)
+        self.looked = state.step
+        self._write_log()
+
+    def _warn(self, sentence: str) -> None:
+        """Record a warning; one that was there at the last look too is drawn out, not repeated."""
+        state, kind = self.model.state, sentence.partition(":")[0]
+        for old in self.log["warnings"]:
+            if old["until"] == self.looked < state.step and old["what"].startswith(kind):
+                old |= {"until": state.step, "what": sentence}
+                return
+        self.log["warnings"].append({"step": state.step, "until": state.step, "what": sentence})
+        if self.progress:
+            print(f"\nStep {state.step}: {sentence}.", file=sys.stderr)
+
+    def _write_scalars(self) -> None:
+        state, size = self.model.state, math.ceil(self.config.steps / POINTS)
+        if self.writer is None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                return
+            where = str(self.directory / "tensorboard")
+            self.writer = SummaryWriter(where, purge_step=state.step + 1 if state.step else None)
+        for name, values in state.history.items():
+            for step, value in curve(values, size):
+                if step > self.looked:
+                    self.writer.add_scalar(name, value, step)
+        self.writer.flush()
+
+    def _write_log(self) -> None:
+        seconds = self.before + time.perf_counter() - self.began
+        store(self.directory / "log.json", text(self.log | {"seconds": round(seconds, 3)}))
+        self.log["seconds"] = seconds
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """By file name, the state of every module that has one, averages included."""
+        state = self.model.state
+        named = dict(state.modules) | {f"{n}_ema": ema.module for n, ema in state.ema.items()}
+        return {name: m.state_dict() for name, m in named.items() if m.state_dict()}
+
+    def load_final(self) -> None:
+        """Take the weights from DIR/final, each file proven by the hash on the card."""
+        card = _stored_card(self.directory)
+        for name, mine in self.weights().items():
+            path = self.directory / "final" / f"{name}.safetensors"
+            content = path.read_bytes() if path.exists() else b""
+            if hashlib.sha256(content).hexdigest() != card["weights"].get(name):
+                raise ValueError(
+                    f"{path} is missing or damaged (its hash is not the card's): restore it from a "
+                    "copy, or train again in another directory."
+                )
+            with torch.no_grad():
+                for key, tensor in safetensors.torch.load(content).items():
+                    mine[key].copy_(tensor)
+        self.model.state.step = card["config"]["steps"]
+
+    def evaluate(self) -> list[dict[str, Any]]:
+        """The recipe's scores of the model as it is, with evaluation modes."""
+        modules = self.model.state.modules.values()
+        with training.state.modes_kept(*modules), torch.no_grad():
+            for module in modules:
+                module.eval()
+            self.evaluating = time.perf_counter()
+            rows = self.recipe.evaluate(
+                self.model, self.train_set, self.test_set, self.config.settings
+            )
+        self.evaluating = time.perf_counter() - self.evaluating
+        return rows
+
+    def finish(self) -> dict[str, Any]:
+        """Write final weights and, last of all, the card."""
+        hashes = {}
+        for name, tensors in self.weights().items():
+            content = safetensors.torch.save({k: t.cpu().contiguous() for k, t in tensors.items()})
+            hashes[name] = hashlib.sha256(content).hexdigest()
+            store(self.directory / "final" / f"{name}.safetensors", content)
+        card = self.card(self.evaluate()) | {"weights": hashes}
+        store(self.directory / "card.json", text(card))
+        return card
+
+    def card(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """The result card as a dictionary; the scores are given."""
+        config, state, seconds = self.config, self.model.state, self.log["seconds"]
+        size = math.ceil(max(1, state.step) / POINTS)
+        figures = [asdict(f) for f in self.recipe.figures(config.settings)]
+        return {
+            "recipe": config.recipe,
+            "what": self.recipe.what,
+            "config": asdict(config),
+            "seed": config.seed,
+            "data": {
+                "name": self.train_set.name,
+                "train": len(self.train_set),
+                "test": len(self.test_set),
+            },
+            "parameters": {name: count_parameters(m) for name, m in state.modules.items()},
+            "metrics": rows,
+            "paper": [
+                {k: v for k, v in f.items() if v is not None and k != "when"} for f in figures
+            ],
+            "warnings": self.log["warnings"],
+            "wall_seconds": round(seconds, 1),
+            "images_per_second": round(
+                state.step * self.model.batches.batch_size / max(seconds, 1e-9), 1
+            ),
+            "peak_memory_mib": peak_memory(self.device),
+            "sessions": self.log["sessions"],
+            "evaluation": {"seconds": round(self.evaluating, 1)},
+            **circumstances(self.device),
+            "commit": environment.git_commit(),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "curves": {name: curve(values, size) for name, values in state.history.items()},
+        }
+
+
+def load_images(
+    settings: Mapping[str, Any], device: torch.device
+) -> tuple[data.ImageSet, data.ImageSet]:
+    """Training and test images; `held_out` of the former (a sixth at most) are kept back."""
+    size = settings.get("image_size")
+    train, test = (
+        data.load(settings["data"], split, image_size=size, device=device)
+        for split in ("train", "test")
+    )
+    held = min(settings.get("held_out", 0), len(train) // 6)
+    return train.subset(len(train) - held), test
+
+
+def default_directory(config: Config) -> Path:
+    """Below the output folder, named by recipe, profile and seed."""
+    name = f"{config.recipe}-{config.profile}-seed{config.seed}"
+    return environment.output_directory() / name
+
+
+def _others(directory: Path) -> list[Path]:
+    """What lies in a directory besides what a killed write left there."""
+    return [path for path in directory.iterdir() if not path.name.startswith(".")]
+
+
+def _stored_config(directory: Path) -> Config | None:
+    path = directory / "config.json"
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_bytes())
+        if (content.pop("format"), content.pop("version")) != (FORMAT, VERSION):
+            raise ValueError
+        return Config(**content)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(
+            f"{path} is damaged or not that of a run of this version: name another directory."
+        ) from None
+
+
+def _stored_card(directory: Path) -> dict[str, Any]:
+    path = directory / "card.json"
+    try:
+        card = json.loads(path.read_bytes())
+        if {"config", "metrics", "weights", "finished"} <= card.keys():
+            return card
+    except (ValueError, AttributeError):
+        pass
+    raise ValueError(f"{path} is damaged: delete it, and --resume writes it anew.")
+
+
+def _stored_log(directory: Path) -> dict[str, Any]:
+    path = directory / "log.json"
+    if not path.exists():
+        return {"seconds": 0.0, "sessions": [], "warnings": []}
+    try:
+        log = json.loads(path.read_bytes())
+        return {key: log[key] for key in ("seconds", "sessions", "warnings")}
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is damaged: delete it (times and warnings are lost).") from None
+
+
+def _require_agreement(
+    stored: Config, recipe: str, wanted: Mapping[str, Any], directory: Path
+) -> None:
+    """Refuse options that contradict the run that is to be resumed."""
+    new = configure(recipe, **dict(wanted)) if recipe == stored.recipe else None
+    pairs = [("recipe", stored.recipe, recipe)]
+    if new is not None:
+        given = [f.name for f in dataclasses.fields(Config) if wanted.get(f.name) is not None]
+        pairs += [(n, getattr(stored, n), getattr(new, n)) for n in given if n != "settings"]
+        pairs += [(n, stored.settings[n], new.settings[n]) for n in wanted.get("settings") or {}]
+    for name, there, here in pairs:
+        if there != here:
+            raise ValueError(
+                f"The run in {directory} has {name} {there}, not {here}: resume it without that "
+                "option, or start another with --out."
+            )

@@ -1,0 +1,248 @@
+"""The named recipes: what they build, how they begin, and what their scores mean."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from torch import nn
+
+from course_lib import data, environment, metrics
+from course_lib.recipes import catalogue, evaluation, families, networks, runs
+from course_lib.recipes.catalogue import RECIPES
+from course_lib.training import train
+
+SMALL = {"width": 8, "samples": 20, "test_images": 20, "importance_samples": 3, "batch_size": 16}
+
+
+def small_run(name, steps=3, **settings):
+    """A run of a recipe with little of everything, on what needs no download."""
+    known = RECIPES[name].settings
+    settings = {k: v for k, v in SMALL.items() if k in known} | settings
+    if "digits" in RECIPES[name].choices["data"]:
+        settings = {"data": "digits"} | settings
+    config = runs.configure(name, "smoke", steps, settings=settings)
+    return runs.Run(config, Path("nowhere"))
+
+
+@pytest.fixture(autouse=True)
+def few_sprites(monkeypatch):
+    """300 sprites in place of 12,000, which take their time."""
+    load = data.load
+
+    def loading(name, split="train", **options):
+        if name != "sprites":
+            return load(name, split, **options)
+        n, seed = (200, 0) if split == "train" else (100, 1)
+        return data.sprites(n, options["image_size"], torch.Generator().manual_seed(seed))
+
+    monkeypatch.setattr(data, "load", loading)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_trains_draws_and_is_scored(name):
+    run = small_run(name)
+    model = run.model
+    history = train(model.state, model.step, model.batches, 3, progress=False)
+    assert all(math.isfinite(v) for values in history.values() for v in values)
+    rows = run.evaluate()
+    assert rows == run.evaluate()  # its draws have a seed of their own
+    assert all(r["value"] is None or math.isfinite(r["value"]) for r in rows)
+    assert all(0 < r["n"] <= 300 for r in rows)
+    assert len({r["measure"] for r in rows}) == len(rows)
+    images = model.draw(10, torch.Generator().manual_seed(0))
+    assert images.shape == (10, *run.train_set.shape)
+    assert 0 <= images.min() and images.max() <= 1
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_settings_of_a_recipe_agree_with_each_other(name):
+    recipe = RECIPES[name]
+    assert set(recipe.steps) == set(environment.PROFILES)
+    assert recipe.steps["smoke"] <= recipe.steps["laptop"] <= recipe.steps["gpu"]
+    for profile in environment.PROFILES:
+        chosen = recipe.defaults(profile)
+        assert chosen.keys() == recipe.settings.keys(), "a profile sets what is not there"
+        for key, value in chosen.items():
+            assert type(value) is type(recipe.settings[key])
+            assert value in recipe.choices.get(key, (value,))
+    measures = {r["measure"] for r in small_run(name, 1).evaluate()}
+    if "latent_dim" in recipe.settings and name == "deep_autoencoder_mnist":
+        assert recipe.settings["latent_dim"] == 30
+    assert {f.measure for f in recipe.paper} <= measures
+
+
+def test_figures_belong_to_the_settings_of_the_paper():
+    def shown(name, profile="gpu", **settings):
+        config = runs.configure(name, profile, settings=settings)
+        return [f.value for f in RECIPES[name].figures(config.settings)]
+
+    assert shown("vae_mnist") == [86.76, 19] and shown("vae_mnist", beta=2.0) == []
+    assert shown("iwae_mnist", k=50) == [84.78, 25] and shown("iwae_mnist", k=5) == [85.54, 22]
+    assert shown("iwae_mnist", k=7) == [] and shown("iwae_mnist", width=100) == []
+    assert shown("iwae_mnist", k=5, data="binarized_mnist") == [87.63]
+    assert shown("gan_mnist_parzen") == [225.0] and shown("gan_mnist_parzen", data="digits") == []
+    assert shown("deep_autoencoder_mnist") == [3.0, 13.87]
+    assert shown("dcgan_fashion") == []  # published distances are those of other features
+
+
+def test_an_unknown_recipe_gets_the_nearest_name():
+    with pytest.raises(ValueError, match="did you mean 'dcgan_mnist'"):
+        catalogue.get("dcgan-mnits")
+
+
+def test_the_networks_of_the_papers_have_their_sizes():
+    def sizes(module):
+        return [tuple(m.weight.shape[::-1]) for m in module.modules() if isinstance(m, nn.Linear)]
+
+    vae = networks.tanh_vae((1, 28, 28), 50, (200, 200))
+    assert sizes(vae.encoder) == [(784, 200), (200, 200), (200, 50), (200, 50)]
+    assert sizes(vae.decoder) == [(50, 200), (200, 200), (200, 784)]
+    assert sum(isinstance(m, nn.Tanh) for m in vae.modules()) == 4
+    assert not any(isinstance(m, nn.ReLU) for m in vae.modules())
+    model = runs.Run(
+        runs.configure("deep_autoencoder_mnist", "gpu", settings={"data": "digits"}),
+        Path("nowhere"),
+    ).model.state.modules["autoencoder"]
+    assert sizes(model.encoder) == [(784, 1000), (1000, 500), (500, 250), (250, 30)]
+    assert sizes(model.decoder) == [(30, 250), (250, 500), (500, 1000), (1000, 784)]
+
+
+def test_a_tanh_vae_begins_at_the_mean_of_the_data():
+    mean = torch.rand(1, 6, 6) * 0.8 + 0.1
+    vae = networks.tanh_vae((1, 6, 6), 2, (5, 5), mean)
+    assert torch.allclose(vae.decode(torch.zeros(1, 2)).sigmoid()[0], mean, atol=1e-6)
+
+
+def test_stages_of_the_learning_rate_are_powers_of_three():
+    stages = torch.tensor([families.stage(step, 3280) for step in range(3280)])
+    assert stages.bincount().tolist() == [3**i for i in range(8)]
+    run = small_run("vae_mnist", steps=3280)
+    model, rates = run.model, []
+    for step in (0, 1, 3279):
+        model.state.step = step
+        model.step(model.state, next(model.batches))
+        rates.append(model.state.optimizers["vae"].param_groups[0]["lr"])
+    assert rates == pytest.approx([1e-3, 10 ** (-3 - 1 / 7), 1e-4])
+
+
+def test_binarised_images_have_the_right_mean_and_binary_ones_stay():
+    x = torch.tensor([0.0, 0.2, 0.7, 1.0]).repeat(20_000, 1)
+    drawn = families.binarised(x, torch.Generator().manual_seed(0))
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    assert torch.allclose(drawn.mean(0), x[0], atol=4 * 0.5 / math.sqrt(20_000))
+    assert torch.equal(families.binarised(drawn, torch.Generator()), drawn)
+
+
+def test_spectral_normalisation_makes_the_largest_singular_value_one():
+    state = small_run("sngan_hinge_fashion").model.state
+    discriminator = state.modules["discriminator"]
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in discriminator.modules())
+    x = torch.rand(4, 1, 28, 28)
+    for _ in range(200):  # each pass is one step of power iteration
+        discriminator(x)
+    layers = [m for m in discriminator.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(layers) == 3
+    for layer in layers:
+        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, 1e-3)
+
+
+def test_the_critic_of_a_gradient_penalty_has_no_batch_norm():
+    model = small_run("wgan_gp_fashion").model
+    assert not any(
+        isinstance(m, nn.BatchNorm2d) for m in model.state.modules["discriminator"].modules()
+    )
+    assert "penalty" in train(model.state, model.step, model.batches, 1, progress=False)
+
+
+def test_maxout_takes_the_largest_of_its_pieces():
+    layer, x = networks.Maxout(4, 3, pieces=5), torch.randn(6, 4)
+    pieces = (x @ layer.linear.weight.T + layer.linear.bias).view(6, 3, 5)
+    assert torch.allclose(layer(x), pieces.max(2).values)
+
+
+def test_a_conditional_vae_depends_on_the_label_and_its_batches_bring_theirs():
+    run = small_run("cvae_sprites")
+    model, vae = run.model, run.model.state.modules["vae"]
+    x = run.train_set.as_float(slice(2), (0, 1))
+    z = torch.randn(2, vae.latent_dim)
+    for label in (0, 3):
+        y = torch.tensor([label, label])
+        given = vae.given(label)
+        assert torch.equal(given.decode(z), vae.decode(z, y))
+        assert all(map(torch.equal, given.encode(x), vae.encode(x, y)))
+    assert not torch.equal(vae.given(0).decode(z), vae.given(3).decode(z))
+    seen, forward = [], vae.forward
+    vae.forward = lambda x, generator, labels: (
+        seen.append((x, labels)) or forward(x, generator, labels)
+    )
+    model.step(model.state, next(model.batches))
+    ((x, labels),) = seen
+    every = run.train_set.as_float(range=(0, 1))
+    index = [int((every - image).flatten(1).abs().sum(1).argmin()) for image in x]
+    assert torch.equal(run.train_set.labels[index], labels)
+
+
+def test_samples_under_a_label_show_it_if_the_decoder_is_perfect():
+    run = small_run("cvae_sprites", samples=100)
+    vae = run.model.state.modules["vae"]
+    order = torch.cat([torch.nonzero(run.test_set.labels == y)[:1, 0] for y in range(4)])
+    perfect = run.test_set.as_float(order, (0, 1)).clamp(1e-4, 1 - 1e-4).logit()
+    vae.decode = lambda z, labels: perfect[labels]
+    rows = {r["measure"]: r for r in run.evaluate()}
+    assert rows["samples that show the label asked for"]["value"] == 1.0
+
+
+def test_images_held_out_are_those_that_fix_the_parzen_window(monkeypatch):
+    run = small_run("gan_mnist_parzen")
+    assert len(run.train_set) == 1497 - 1497 // 6
+    seen = []
+    score = metrics.parzen_log_likelihood
+    monkeypatch.setattr(
+        metrics, "parzen_log_likelihood", lambda *a, **k: seen.append(k) or score(*a, **k)
+    )
+    run.evaluate()
+    whole = data.load("digits").as_float(range=(0, 1)).flatten(1)
+    assert torch.equal(seen[0]["validation"], whole[len(run.train_set) :])
+
+
+def test_real_images_score_at_the_floor():
+    run = small_run("dcgan_mnist", samples=200)
+    pool = run.train_set.as_float(torch.arange(400, 800), (0, 1))
+    run.model.draw = lambda n, source: pool[torch.randperm(len(pool), generator=source)[:n]]
+    rows = {r["measure"]: r["value"] for r in run.evaluate()}
+    floor = rows["Fréchet distance, real against real"]
+    # At n = 200 either varies by a factor of two; an untrained generator is at 130.
+    assert floor / 4 < rows["Fréchet distance"] < 4 * floor < 20
+    assert rows["coverage"] > 0.8
+
+
+def test_principal_components_agree_with_scikit_learn():
+    images = data.load("digits", "test")
+    flat = images.as_float(range=(0, 1)).flatten(1).double()
+    mean, directions = evaluation.principal_components(images, 5)
+    ours = mean + (flat - mean) @ directions @ directions.T
+    model = PCA(5, svd_solver="full").fit(flat)
+    theirs = torch.from_numpy(model.inverse_transform(model.transform(flat)))
+    assert torch.allclose(ours, theirs, atol=1e-9)
+
+
+def test_principal_components_of_mnist_reproduce_the_published_error(mirror, tmp_path):
+    train_set, test = (
+        data.load("mnist", s, root=tmp_path, mirror=mirror) for s in ("train", "test")
+    )
+    mean, directions = evaluation.principal_components(train_set, 30)
+    flat = test.as_float(range=(0, 1)).flatten(1).double() - mean
+    error = (flat - flat @ directions @ directions.T).square().sum(1).mean().item()
+    assert error == pytest.approx(13.87, abs=0.01)  # Hinton and Salakhutdinov 2006, Fig. 2
+
+
+def test_images_of_twice_the_size_are_seen_at_the_size_of_the_network():
+    eyes = evaluation.Eyes("sprites")
+    small = torch.rand(3, 3, 32, 32)
+    large = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert torch.allclose(eyes(large).features, eyes(small).features, atol=1e-4)
+    assert evaluation.Eyes.of("kmnist") is None

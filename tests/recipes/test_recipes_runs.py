@@ -1,0 +1,519 @@
+"""Runs: killed, damaged, interrupted, out of room, and still the same run in the end."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from course_lib import __main__ as command_line
+from course_lib import data, training
+from course_lib.recipes import cards, runs
+from course_lib.recipes.catalogue import RECIPES
+from course_lib.recipes.watchdog import Watchdog
+from course_lib.training import state as state_module
+
+KILLS = 20
+SMALL = {"data": "digits", "width": 16, "importance_samples": 2, "test_images": 20}
+WANTED = {"profile": "smoke", "steps": 60, "every": 6, "settings": SMALL}
+
+# One interpreter, many deaths. A forked child trains until it is killed: by its parent after a
+# random time, or by its own hand before the n-th renaming or the n-th write of a checkpoint.
+KILLED = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+import torch._dynamo  # an optimizer does so, and takes seconds
+from course_lib.recipes import runs
+from course_lib.training import state as module
+
+root, recipe, wanted, kills = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]), sys.argv[4]
+run = runs.Run(runs.configure(recipe, **wanted), root / "warm")  # what is imported on first use
+runs.load_images = lambda *_: (run.train_set, run.test_set)
+runs.N = 32  # images that the watchdog looks at
+
+def before(function, n):
+    calls = iter(range(10_000))
+    def wrapped(*arguments, **options):
+        if next(calls) == n:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return wrapped
+
+def half_written(function, n):
+    calls = iter(range(10_000))
+    def wrapped(path, content):
+        if next(calls) == n:
+            path.write_bytes(content[: len(content) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(path, content)
+    return wrapped
+
+def child(directory, hook=lambda: None):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            hook()
+            runs.train(recipe, out=directory, resume=True, progress=False, **wanted)
+            os._exit(0)
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+        finally:
+            os._exit(7)
+    return pid
+
+def ended(pid):
+    status = os.waitpid(pid, 0)[1]
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        return "killed"
+    assert status == 0, status
+    return "done"
+
+for name in ("whole", "again"):  # the first run after an import is slower
+    began = time.monotonic()
+    assert ended(child(root / name)) == "done"
+    duration = time.monotonic() - began
+
+if kills == "random":
+    # Kill a run again and again until it gets to its end, then begin another.
+    chance, killed, chain = random.Random(int(sys.argv[5])), 0, 0
+    while killed < int(sys.argv[6]):
+        pid = child(root / f"chain-{chain}")
+        time.sleep(chance.uniform(0, duration / 2))  # a resumed run has less to do
+        os.kill(pid, signal.SIGKILL)
+        if ended(pid) == "killed":
+            killed += 1
+        else:
+            chain += 1
+    assert ended(child(root / f"chain-{chain}")) == "done"
+else:
+    def hook_replace(n):
+        os.replace = before(os.replace, n)
+    def hook_write(n):
+        module._write = half_written(module._write, n)
+    for name, hook in (("replace", hook_replace), ("write", hook_write)):
+        for n in range(10_000):
+            directory = root / f"{name}-{n}"
+            if ended(child(directory, lambda: hook(n))) == "done":
+                break  # there was no n-th
+            assert ended(child(directory)) == "done", directory
+        assert n > 5, (name, n)
+print("survived")
+"""
+
+
+def killed_runs(root: Path, recipe: str, wanted: dict, *options: str) -> list[Path]:
+    """Directories of runs that were killed and resumed; the first one never was."""
+    script = [sys.executable, "-c", KILLED, str(root), recipe, json.dumps(wanted), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=200)
+    assert result.stdout.endswith("survived\n"), result.stderr
+    return [root / "whole", *sorted(p for p in root.iterdir() if p.name != "whole")]
+
+
+def require_the_same(directories: list[Path]) -> None:
+    """Weights, curves and scores are equal to the last bit, and nothing is left lying about."""
+    found = [json.loads((d / "card.json").read_text()) for d in directories]
+    for directory, card in zip(directories, found, strict=True):
+        for name, digest in card["weights"].items():
+            content = (directory / "final" / f"{name}.safetensors").read_bytes()
+            assert hashlib.sha256(content).hexdigest() == digest
+        for key in ("weights", "curves", "metrics", "config"):
+            assert card[key] == found[0][key], (directory, key)
+        assert not [p for p in directory.rglob("*") if cards.ASIDE.match(p.name)]
+        names = {p.name for p in (directory / "samples").iterdir()}
+        assert names == {p.name for p in (directories[0] / "samples").iterdir()}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_runs_killed_at_random_moments_end_bit_identical(tmp_path):
+    wanted = WANTED | {"steps": 40, "every": 4}
+    found = killed_runs(tmp_path, "vae_mnist", wanted, "random", "0", str(KILLS))
+    require_the_same(found)
+    sessions = [len(json.loads((d / "card.json").read_text())["sessions"]) for d in found]
+    assert sessions[0] == 1 and max(sessions) > 1  # some were killed between two checkpoints
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_runs_killed_at_every_renaming_and_write_end_bit_identical(tmp_path):
+    settings = {"data": "digits", "width": 4, "samples": 20, "batch_size": 8, "ema_decay": 0.9}
+    wanted = {"profile": "smoke", "steps": 2, "every": 1, "settings": settings}
+    found = killed_runs(tmp_path, "sngan_hinge_fashion", wanted, "all")
+    assert len(found) >= 20
+    require_the_same(found)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run and its card; tests that change it copy it first."""
+    directory = tmp_path_factory.mktemp("runs") / "vae"
+    return directory, runs.train("vae_mnist", out=directory, progress=False, **WANTED)
+
+
+@pytest.fixture
+def half(tmp_path, monkeypatch):
+    """A run that was interrupted halfway."""
+    directory = tmp_path / "half"
+    with monkeypatch.context() as patched:
+        patched.setattr(runs.Run, "_look", interrupt_at(runs.Run._look, 30))
+        with pytest.raises(KeyboardInterrupt):
+            runs.train("vae_mnist", out=directory, progress=False, **WANTED)
+    return directory
+
+
+def interrupt_at(look, step):
+    def looking(self, state):
+        look(self, state)
+        if state.step == step:
+            signal.raise_signal(signal.SIGINT)
+
+    return looking
+
+
+def files(directory):
+    return {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+def test_ctrl_c_saves_and_the_resumed_run_is_the_same(finished, half):
+    assert json.loads((half / "checkpoint" / "manifest.json").read_text())["step"] == 31
+    assert not (half / "card.json").exists()
+    card = runs.train("vae_mnist", out=half, resume=True, progress=False)  # options: from config
+    assert card["weights"] == finished[1]["weights"] and card["metrics"] == finished[1]["metrics"]
+    assert [s["from"] for s in card["sessions"]] == [0, 31]
+
+
+def test_ctrl_c_on_the_command_line_ends_with_130_and_says_how_to_go_on(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(runs.Run, "_look", interrupt_at(runs.Run._look, 25))
+    out = tmp_path / "a run"
+    words = ["train", "vae_mnist", "--profile", "smoke", "--steps", "40", "--out", str(out)]
+    words += [w for k, v in SMALL.items() for w in ("--set", f"{k}={v}")]
+    assert command_line.main(words) == 130
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.endswith(f"python -m course_lib train vae_mnist --out '{out}' --resume")
+    assert command_line.main(["train", "vae_mnist", "--out", str(out), "--resume"]) == 0
+    assert str(out / "card.json") in capsys.readouterr().out
+
+
+def test_ctrl_c_before_the_run_has_begun_leaves_nothing(tmp_path, monkeypatch, capsys):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "load_images", interrupted)
+    words = ["train", "vae_mnist", "--out", str(tmp_path / "run"), "--resume"]
+    assert command_line.main(words) == 130
+    told = capsys.readouterr().err
+    assert f"There is no run in {tmp_path / 'run'} yet" in told and "Nothing was written" in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_card_says_what_was_done(finished):
+    directory, card = finished
+    assert json.loads((directory / "card.json").read_text()) == card
+    assert card["config"]["settings"]["data"] == "digits" and card["seed"] == 0
+    assert {"torch", "python", "numpy", "course_lib"} <= card["versions"].keys()
+    assert card["data"] == {"name": "digits", "train": 1497, "test": 300}
+    assert card["wall_seconds"] > 0 and card["peak_memory_mib"] > 50
+    assert card["images_per_second"] > 1
+    steps = [step for step, _ in card["curves"]["loss"]]
+    assert steps == list(range(1, 61))
+    for found in card["metrics"]:
+        assert found["n"] == 20
+    assert card["metrics"][0]["importance_samples"] == 2
+    assert card["paper"] == []  # the paper's figure is not for digits of scikit-learn
+
+
+def test_curves_are_means_of_equal_parts():
+    values = [float(i) for i in range(1, 1001)]
+    thin = cards.curve(values, 5)
+    assert len(thin) == 200 and thin[0] == [5, 3.0] and thin[-1] == [1000, 998.0]
+    assert cards.curve([1.0, 2.0, 6.0], 2) == [[2, 1.5], [3, 6.0]]
+
+
+def test_a_directory_with_another_run_is_refused_and_left_alone(finished, tmp_path):
+    directory, _ = finished
+    before = files(directory)
+    with pytest.raises(ValueError, match=r"holds a run of vae_mnist already.*--resume"):
+        runs.train("dcgan_mnist", out=directory, progress=False)
+    for recipe, wanted, word in (
+        ("vae_mnist", {"seed": 3}, "has seed 0, not 3"),
+        ("vae_mnist", {"steps": 61}, "has steps 60, not 61"),
+        ("vae_mnist", {"settings": {"width": "17"}}, "has width 16, not 17"),
+        ("vae_mnist", {"profile": "gpu"}, "has profile smoke, not gpu"),
+        ("dcgan_mnist", {}, "has recipe vae_mnist, not dcgan_mnist"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            runs.train(recipe, out=directory, resume=True, progress=False, **wanted)
+    assert files(directory) == before
+    agreeing = {"steps": 60, "settings": {"width": "16"}}
+    card = runs.train("vae_mnist", out=directory, resume=True, progress=False, **agreeing)
+    assert card == finished[1] and files(directory) == before
+
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds other files"):
+        runs.train("vae_mnist", out=tmp_path, resume=True, progress=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("harm", ["truncate", "flip", "delete", "foreign", "other model", "config"])
+def test_what_is_damaged_or_foreign_is_refused_and_left_alone(harm, half, tmp_path):
+    checkpoint = half / "checkpoint"
+    weights = next(checkpoint.glob("weights-*"))
+    content = bytearray(weights.read_bytes())
+    sentence = "missing, truncated or damaged"
+    if harm == "truncate":
+        weights.write_bytes(content[:-9])
+    elif harm == "flip":
+        content[len(content) // 2] ^= 1
+        weights.write_bytes(content)
+    elif harm == "delete":
+        weights.unlink()
+    elif harm == "foreign":
+        (checkpoint / "manifest.json").write_text('{"format": "of another program"}')
+        sentence = "not the manifest of a course_lib checkpoint"
+    elif harm == "other model":
+        shutil.rmtree(checkpoint)
+        settings = SMALL | {"width": 12}
+        other = runs.configure("vae_mnist", "smoke", settings=settings)
+        model = runs.Run(other, tmp_path / "other").model
+        training.save_checkpoint(model.state, model.batches, checkpoint)
+        sentence = "belongs to another model"
+    else:
+        (half / "config.json").write_bytes((half / "config.json").read_bytes()[:50])
+        sentence = "config.json is damaged"
+    before = files(half)
+    with pytest.raises(ValueError, match=sentence):
+        runs.train("vae_mnist", out=half, resume=True, progress=False)
+    assert files(half) == before
+
+
+@pytest.mark.parametrize("full", ["checkpoint", "other files"])
+def test_a_full_disk_keeps_the_last_checkpoint_from_which_the_run_goes_on(
+    full, finished, half, monkeypatch
+):
+    before = files(half / "checkpoint")
+    with monkeypatch.context() as patched:
+        if full == "checkpoint":
+            write = state_module._write
+
+            def failing(path, content):
+                write(path, content[:100])
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            patched.setattr(state_module, "_write", failing)
+        else:
+
+            def failing(path, content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            patched.setattr(Path, "write_bytes", failing)
+        with pytest.raises(OSError, match=r"Could not write .*No space left") as caught:
+            runs.train("vae_mnist", out=half, resume=True, progress=False)
+        assert caught.value.errno == errno.ENOSPC
+    assert files(half / "checkpoint") == before
+    card = runs.train("vae_mnist", out=half, resume=True, progress=False)
+    assert card["weights"] == finished[1]["weights"]
+
+
+def test_divergence_ends_the_run_with_its_reason_and_a_checkpoint(tmp_path, capsys):
+    words = ["train", "vae_mnist", "--profile", "smoke", "--out", str(tmp_path / "run")]
+    words += ["--steps", "50", "--every", "1", "--set", "data=digits"]
+    assert command_line.main([*words, "--set", "learning_rate=1e9"]) == 2
+    assert "Training diverged at step" in capsys.readouterr().err
+    manifest = json.loads((tmp_path / "run" / "checkpoint" / "manifest.json").read_text())
+    assert manifest["step"] >= 1 and not (tmp_path / "run" / "card.json").exists()
+
+
+def test_a_set_that_cannot_be_had_ends_in_its_sentence_and_writes_nothing(
+    tmp_path, monkeypatch, capsys
+):
+    def unavailable(*arguments, **options):
+        raise data.DataUnavailableError("'mnist' is not here", "bring it")
+
+    monkeypatch.setattr(data, "load", unavailable)
+    out = tmp_path / "run"
+    assert command_line.main(["train", "vae_mnist", "--out", str(out)]) == 2
+    assert "'mnist' is not here: bring it. (Here" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sentence"),
+    [
+        ({"settings": {"widht": "5"}}, "no setting 'widht': did you mean 'width'"),
+        ({"settings": {"width": "wide"}}, "width=wide does not fit: width is a whole number"),
+        ({"settings": {"width": 2.5}}, "whole number"),
+        ({"settings": {"width": "0"}}, "width is at least 1"),
+        ({"settings": {"learning_rate": "nan"}}, "finite number"),
+        ({"settings": {"data": "cifar10"}}, "data is one of mnist, fashion_mnist"),
+        ({"steps": 0}, "at least 1"),
+        ({"seed": -1}, "at least 0"),
+        ({"profile": "night"}, "smoke, laptop, gpu"),
+    ],
+)
+def test_wrong_options_are_refused_with_a_sentence(wanted, sentence, tmp_path):
+    with pytest.raises(ValueError, match=sentence):
+        runs.train("vae_mnist", out=tmp_path / "run", progress=False, **wanted)
+    assert not (tmp_path / "run").exists()
+
+
+def test_words_of_the_command_line_become_values():
+    settings = {"k": "50", "learning_rate": "2e-3", "data": "digits"}
+    config = runs.configure("iwae_mnist", "gpu", settings=settings)
+    found = [config.settings[name] for name in settings]
+    assert found == [50, 2e-3, "digits"] and [type(v) for v in found] == [int, float, str]
+    config = runs.configure("dcgan_mnist", settings={"spectral_norm": "true"})
+    assert config.settings["spectral_norm"] is True
+    with pytest.raises(ValueError, match="true or false"):
+        runs.configure("dcgan_mnist", settings={"spectral_norm": "maybe"})
+    assert runs.parse_settings(["a=b=c"]) == {"a": "b=c"}
+    with pytest.raises(ValueError, match="--set key=value"):
+        runs.parse_settings(["k"])
+
+
+def test_samples_come_from_the_final_weights_or_else_the_checkpoint(finished, half, tmp_path):
+    directory, _ = finished
+    picture = runs.sample(directory, 5, out=tmp_path / "five.png")
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    arrays = []
+    for place, name in ((directory, "a"), (directory, "b"), (half, "c")):
+        path = runs.sample(place, 5, seed=4, out=tmp_path / f"{name}.npz")
+        arrays.append(np.load(path)["images"])
+    assert arrays[0].shape == (5, 1, 28, 28) and arrays[0].dtype == np.uint8
+    assert (arrays[0] == arrays[1]).all() and (arrays[0] != arrays[2]).any()
+    with pytest.raises(ValueError, match="There is no run in"):
+        runs.sample(tmp_path / "nowhere")
+    copy = tmp_path / "copy"
+    shutil.copytree(directory, copy)
+    (copy / "final" / "vae.safetensors").write_bytes(b"x")
+    with pytest.raises(ValueError, match="is missing or damaged"):
+        runs.sample(copy)
+    (copy / "card.json").write_text("{")
+    with pytest.raises(ValueError, match="delete it, and --resume writes it anew"):
+        runs.sample(copy)
+    (copy / "card.json").unlink()
+    again = runs.train("vae_mnist", out=copy, resume=True, progress=False)
+    assert again["weights"] == finished[1]["weights"]
+
+
+def test_evaluate_gives_the_scores_of_the_card(finished, half):
+    directory, card = finished
+    again = runs.evaluate(directory)
+    assert again["metrics"] == card["metrics"] and again["weights"] == card["weights"]
+    before = files(half)
+    assert runs.evaluate(half)["metrics"] != card["metrics"]
+    assert files(half) == before  # nothing is stored about an unfinished run
+
+
+def test_a_grid_shows_every_image_where_it_belongs(tmp_path):
+    from PIL import Image
+
+    pixels = torch.arange(10, dtype=torch.uint8)[:, None, None, None].expand(10, 3, 4, 5) * 20
+    (tmp_path / "grid.png").write_bytes(cards.grid(pixels))
+    sheet = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert sheet.shape == (2 * 6 + 2, 8 * 7 + 2, 3)
+    for i in range(10):
+        row, column = divmod(i, 8)
+        part = sheet[2 + 6 * row : 6 + 6 * row, 2 + 7 * column : 7 + 7 * column]
+        assert (part == 20 * i).all()
+
+
+def test_scalars_go_to_tensorboard_where_it_is_installed(tmp_path, monkeypatch):
+    written = []
+
+    class Writer:
+        def __init__(self, directory, purge_step=None):
+            self.directory, self.purge_step = directory, purge_step
+
+        def add_scalar(self, name, value, step):
+            written.append((name, step, value))
+
+        def flush(self):
+            pass
+
+        close = flush
+
+    fake = types.ModuleType("torch.utils.tensorboard")
+    fake.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    card = runs.train("vae_mnist", out=tmp_path / "run", progress=False, **WANTED)
+    for name, points in card["curves"].items():
+        assert [[s, v] for n, s, v in written if n == name] == points  # every step once
+
+
+def look(real, fake, features=None, history=None):
+    watchdog = Watchdog(real, lambda n, generator: fake[:n], features)
+    return watchdog.look(history or {}, 0)
+
+
+def test_the_watchdog_tells_a_collapsed_generator_from_a_healthy_one():
+    x, y = torch.rand(2, 200, 1, 4, 4)
+    flat = lambda images: images.flatten(1)  # noqa: E731
+    assert look(x, y, flat) == []
+    constant = y[:1] + 0.01 * torch.randn(200, 1, 4, 4)
+    assert "vary 0.001" in look(x, constant)[0]
+    # Two sharp modes have variance enough, and cover nothing.
+    modes = torch.where(torch.rand(200, 1, 1, 1) < 0.5, y[:1], y[1:2]) + 0.01 * torch.rand(1)
+    assert "real images have a sample in their" in look(x, modes, flat)[0]
+    assert look(x, modes) == []  # without features it cannot be seen
+
+
+@pytest.mark.parametrize(
+    ("loss", "real", "fake", "verdict"),
+    [
+        (1e-4, 11.0, -11.0, "tells all images apart"),
+        (1.2, 0.3, -0.4, None),
+        (1.386, 1e-6, 0.0, "get one logit"),
+        (-40.0, 300.0, 260.0, None),  # a critic has no such end
+    ],
+)
+def test_the_watchdog_knows_a_dead_discriminator(loss, real, fake, verdict):
+    names = ("discriminator_loss", "real_logit", "fake_logit")
+    history = {n: [99.0] * 3 + [v] * 5 for n, v in zip(names, (loss, real, fake), strict=True)}
+    found = Watchdog().look(history, 3)
+    assert (verdict is None and found == []) or verdict in found[0]
+
+
+def test_a_discriminator_that_wins_is_on_the_card(tmp_path):
+    settings = {"data": "digits", "width": 8, "samples": 20, "learning_rate": 1e-9}
+    settings |= {"discriminator_learning_rate": 1e-2}
+    wanted = {"profile": "smoke", "steps": 40, "every": 10, "settings": settings}
+    card = runs.train("dcgan_mnist", out=tmp_path / "run", progress=False, **wanted)
+    kinds = {w["what"].split(":")[0]: (w["step"], w["until"]) for w in card["warnings"]}
+    assert kinds["collapsed generator"] == (10, 40)
+    assert "dead discriminator" in kinds
+
+
+def test_the_list_of_recipes_reads_the_newest_full_card(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_OUTPUT", str(tmp_path))
+    assert "not run yet" in row_of("iwae_mnist")
+    config = runs.configure("iwae_mnist", "laptop")
+    for place, minutes, steps, day in (("a", 1, 10_000, 1), ("b", 2, 10_000, 2), ("c", 9, 5, 3)):
+        card = {"recipe": "iwae_mnist", "wall_seconds": 60 * minutes, "evaluation": {"seconds": 30}}
+        card |= {"config": {"profile": "laptop", "steps": steps, "settings": config.settings}}
+        card |= {"device": "toaster", "peak_memory_mib": 512.0, "finished": f"2026-01-0{day}"}
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "card.json").write_text(json.dumps(card))
+    assert "laptop: 2.5, 512 MiB, toaster" in row_of("iwae_mnist")
+
+
+def test_every_recipe_is_listed(capsys):
+    assert command_line.main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split()[0] for line in lines] == list(RECIPES)
+
+
+def row_of(name):
+    return next(line for line in cards.table().splitlines() if line.startswith(name))
