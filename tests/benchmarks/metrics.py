@@ -317,7 +317,7 @@ def picture(result: dict) -> bytes:
     ax.invert_yaxis()
     low, high = ax.get_xlim()
     ax.set_xlim(low, high * 1.6)
-    ax.legend(fontsize=9, loc="lower right")
+    ax.legend(fontsize=9, loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=5, frameon=False)
     return plotting.png_bytes(fig)
 
 
