@@ -69,14 +69,18 @@ class _Side:
     ) -> None:
         self.origin, self.mean, self.rank = origin, mean, rank
         self.rows, self.covariance, self.samples = rows, covariance, samples
-        self.variance = rows.square().sum(0) if covariance is None else covariance.diagonal()
+        self.variance = (
+            torch.linalg.vector_norm(rows, dim=0).square()
+            if covariance is None
+            else covariance.diagonal()
+        )
 
     @classmethod
     def of_samples(cls, x: Tensor) -> _Side:
         n, width = x.shape
         origin = double(x[0]).clone()
         if n <= width:
-            centred = double(x) - origin
+            centred = torch.sub(x, origin)  # in float64, as the origin is
             mean = centred.mean(0)
             # n centred rows span n - 1 directions. The reflection that maps the vector of ones to
             # the first axis turns one row into zero; it is left out. What it adds to every other
