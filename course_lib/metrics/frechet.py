@@ -30,7 +30,14 @@ import torch
 from torch import Tensor
 
 from course_lib.metrics import inputs
-from course_lib.metrics.arithmetic import Workspace, gram, lower_product, shifted_blocks, times
+from course_lib.metrics.arithmetic import (
+    Workspace,
+    eigenvalues,
+    gram,
+    lower_product,
+    shifted_blocks,
+    times,
+)
 from course_lib.metrics.features import Features
 from course_lib.metrics.inputs import double
 
@@ -43,6 +50,62 @@ Keep = Tensor | slice  # which columns take part
 # ---------------------------------------------------------------------------- one side
 
 
+class _Rows:
+    """The root [n - 1, d] that centred samples are, made in blocks of columns when it is needed.
+
+    n centred rows span n - 1 directions. The reflection that maps the vector of ones to the first
+    axis turns one row into zero; it is left out. What it adds to every other row, the first one
+    over √n - 1, joins the mean, so that one subtraction does both.
+    """
+
+    COLUMNS = 256  # of a block: one of 500 rows stays in a processor's cache
+
+    def __init__(self, x: Tensor, origin: Tensor, work: Workspace) -> None:
+        self.x, self.origin, self.work = x, origin, work
+        self.mean = torch.empty_like(origin)
+        self.variance, self._shift = torch.empty_like(origin), torch.empty_like(origin)
+        for columns in self.blocks():
+            centred = self._centred(columns)
+            mean = centred.mean(0)
+            self.mean[columns] = mean
+            self._shift[columns] = mean - (centred[0] - mean) / (math.sqrt(len(x)) - 1)
+            rows = self._of(centred, columns)
+            self.variance[columns] = rows.square_().sum(0)
+
+    def __len__(self) -> int:
+        return len(self.x) - 1
+
+    def blocks(self) -> list[slice]:
+        width = self.x.shape[1]
+        return [slice(i, min(i + self.COLUMNS, width)) for i in range(0, width, self.COLUMNS)]
+
+    def _centred(self, columns: slice, name: str = "rows") -> Tensor:
+        part = self.x[:, columns]
+        out = self.work.matrix(name, *part.shape, self.origin)
+        return torch.sub(part, self.origin[columns], out=out)
+
+    def _of(self, centred: Tensor, columns: slice) -> Tensor:
+        return centred[1:].sub_(self._shift[columns]).div_(math.sqrt(len(self.x) - 1))
+
+    def block(self, columns: slice, name: str) -> Tensor:
+        """Some columns of the root; valid until the next block of this name."""
+        return self._of(self._centred(columns, name), columns)
+
+    def whole(self, keep: Keep) -> Tensor:
+        """The columns that take part, `[n - 1, kept]`."""
+        parts = [self.block(columns, "rows").clone() for columns in self.blocks()]
+        return torch.cat(parts, 1)[:, keep]
+
+
+def _times_transposed(a: _Rows, b: _Rows) -> Tensor:
+    """a b^T, `[n - 1, m - 1]`, of which only a few columns of a and b are in memory at a time."""
+    product = a.mean.new_zeros(len(a), len(b))
+    part = torch.empty_like(product)
+    for columns in a.blocks():
+        product += times(a.block(columns, "a"), b.block(columns, "b").T, out=part)
+    return product
+
+
 class _Side:
     """Mean and covariance of one set, and roots F (F^T F = covariance) of it.
 
@@ -51,7 +114,7 @@ class _Side:
 
     Args:
         origin, mean: `[d]` each.
-        rows: a root `[n - 1, d]` made of the samples, if that is smaller than a covariance.
+        rows: a root made of the samples, if that is smaller than a covariance.
         covariance: `[d, d]`, if not.
         samples: `[n, d]` as given, if they are at hand, for the roots that need them.
         rank: no more eigenvalues than this can be above zero.
@@ -62,40 +125,36 @@ class _Side:
         origin: Tensor,
         mean: Tensor,
         *,
-        rows: Tensor | None = None,
+        rows: _Rows | None = None,
         covariance: Tensor | None = None,
         samples: Tensor | None = None,
         rank: int,
     ) -> None:
         self.origin, self.mean, self.rank = origin, mean, rank
         self.rows, self.covariance, self.samples = rows, covariance, samples
-        self.variance = (
-            torch.linalg.vector_norm(rows, dim=0).square()
-            if covariance is None
-            else covariance.diagonal()
-        )
+        self.variance = rows.variance if covariance is None else covariance.diagonal()
 
     @classmethod
-    def of_samples(cls, x: Tensor) -> _Side:
+    def of_samples(cls, x: Tensor, work: Workspace | None = None) -> _Side:
         n, width = x.shape
-        origin = double(x[0]).clone()
+        work = work or Workspace()
         if n <= width:
-            centred = torch.sub(x, origin)  # in float64, as the origin is
-            mean = centred.mean(0)
-            # n centred rows span n - 1 directions. The reflection that maps the vector of ones to
-            # the first axis turns one row into zero; it is left out. What it adds to every other
-            # row, the first one over √n - 1, joins the mean, so that one pass does both.
-            shift = mean - (centred[0] - mean) / (math.sqrt(n) - 1)
-            rows = centred[1:].sub_(shift).div_(math.sqrt(n - 1))
-            return cls(origin, mean, rows=rows, rank=n - 1)
-        side = FeatureMoments().update(x)._side()
-        side.samples = x
-        return side
+            rows = _Rows(x, double(x[0]).clone(), work)
+            return cls(rows.origin, rows.mean, rows=rows, rank=n - 1)
+        moments = FeatureMoments()
+        moments._add(x, work)
+        return cls(
+            moments._origin,
+            moments._mean,
+            covariance=moments._scatter.div_(n - 1),
+            samples=x,
+            rank=width,
+        )
 
     def root(self, keep: Keep) -> Tensor:
         """[rank, kept columns]: the most exact root that there is."""
         if self.rows is not None:
-            return self.rows[:, keep]
+            return self.rows.whole(keep)
         if self.samples is not None:  # a triangular factor, without squaring anything
             triangle = self.mean.new_zeros(0, len(self.mean[keep]))
             for part in shifted_blocks(self.samples, self.origin, Workspace()):
@@ -145,10 +204,11 @@ def _quick_root(side: _Side, keep: Keep) -> tuple[Tensor, bool, float]:
     A Cholesky factor magnifies by the largest ratio of a variance to what is left of it when all
     features before it are known; where there is no factor, by infinity.
     """
-    if side.rows is not None and len(side.rows) <= len(side.mean[keep]):
-        return side.rows[:, keep], False, 0.0
     if side.rows is not None:
-        covariance = gram(side.rows[:, keep])
+        rows = side.rows.whole(keep)
+        if len(rows) <= rows.shape[1]:
+            return rows, False, 0.0
+        covariance = gram(rows)
     else:
         covariance = side.covariance[keep][:, keep]
     factor, failed = torch.linalg.cholesky_ex(covariance)
@@ -158,29 +218,40 @@ def _quick_root(side: _Side, keep: Keep) -> tuple[Tensor, bool, float]:
     return factor.T, True, float((covariance.diagonal() / left).max())
 
 
+def _product_of_roots(small: _Side, large: _Side, keep: Keep) -> tuple[Tensor, float]:
+    """F G^T of two cheap roots, and how much they magnify rounding together."""
+    if small.rows is not None and large.rows is not None and keep == slice(None):
+        return _times_transposed(small.rows, large.rows), 0.0
+    (f, f_triangular, f_magnifies), (g, g_triangular, g_magnifies) = (
+        _quick_root(side, keep) for side in (small, large)
+    )
+    magnifies = f_magnifies + g_magnifies
+    if not math.isfinite(magnifies):
+        return f, math.inf
+    both = f_triangular and g_triangular
+    return lower_product(f.T, g.T) if both else times(f, g.T), magnifies
+
+
 def _overlap_by_eigenvalues(small: _Side, large: _Side, keep: Keep) -> tuple[float, float]:
     """|F G^T|_* from the eigenvalues of F G^T G F^T, with an estimate of its rounding error.
 
     Rounding moves each eigenvalue by about eps times the largest one, up or down by chance, and
     the square root divides that by twice itself. The roots bring errors of their own.
     """
-    (f, f_triangular, f_magnifies), (g, g_triangular, g_magnifies) = (
-        _quick_root(side, keep) for side in (small, large)
-    )
-    if not math.isfinite(f_magnifies + g_magnifies):
+    product, magnifies = _product_of_roots(small, large, keep)
+    if not math.isfinite(magnifies):
         return 0.0, math.inf
-    product = lower_product(f.T, g.T) if f_triangular and g_triangular else times(f, g.T)
     square = gram(product.T)
     if not bool(torch.isfinite(square.sum())):
         return 0.0, math.inf
-    values = torch.linalg.eigvalsh(square).clamp(min=0)
+    values = eigenvalues(square).clamp(min=0)
     floor = EPSILON * values[-1]
     if not float(floor) > 0:
         return 0.0, math.inf
     roots = values.sqrt()
     errors = floor / (2 * roots.clamp(min=floor.sqrt()))
     overlap = float(roots.sum())
-    of_roots = EPSILON * overlap * (f_magnifies + g_magnifies)
+    of_roots = EPSILON * overlap * magnifies
     return overlap, 2 * float(errors.square().sum().sqrt()) + of_roots
 
 
@@ -227,8 +298,9 @@ def frechet_distance(features_a: Any, features_b: Any) -> float:
             f"features_a are of {names[0]!r} and features_b of {names[1]!r}: distances between "
             "features of two networks mean nothing; compute both with one."
         )
-    a = _side(features_a, "features_a")
-    b = _side(features_b, "features_b", a.mean.device)
+    work = Workspace()
+    a = _side(features_a, "features_a", work)
+    b = _side(features_b, "features_b", work, a.mean.device)
     if len(a.mean) != len(b.mean):
         raise ValueError(
             f"features_a has {len(a.mean)} columns and features_b has {len(b.mean)}: both must "
@@ -237,11 +309,11 @@ def frechet_distance(features_a: Any, features_b: Any) -> float:
     return _distance(a, b)
 
 
-def _side(given: Any, name: str, device: torch.device | None = None) -> _Side:
+def _side(given: Any, name: str, work: Workspace, device: torch.device | None = None) -> _Side:
     if isinstance(given, FeatureMoments):
         return given._side(device)
     given = given.features if isinstance(given, Features) else given
-    return _Side.of_samples(inputs.features(given, name).to(device))
+    return _Side.of_samples(inputs.features(given, name).to(device), work)
 
 
 def frechet_distance_from_moments(mean_a: Any, cov_a: Any, mean_b: Any, cov_b: Any) -> float:
@@ -344,14 +416,20 @@ class FeatureMoments:
             )
         # Features often come out of inference mode, whose tensors cannot be added to later.
         with torch.inference_mode(False), torch.no_grad():
-            if self._mean is None:
-                self._begin(double(x[0]).clone())
-            work = Workspace()
-            for part in shifted_blocks(x, self._origin, work):
-                mean = part.mean(0)
-                out = work.matrix("gram", self.width, self.width, mean)
-                self._join(len(part), mean, gram(part.sub_(mean), out))
+            self._add(x, Workspace())
         return self
+
+    def _add(self, x: Tensor, work: Workspace) -> None:
+        if self._mean is None:
+            self._begin(double(x[0]).clone())
+        shifted = shifted_blocks(x, self._origin, work)
+        mean = sum(part.sum(0) for part in shifted) / len(x)
+        scatter = torch.zeros_like(self._scatter) if self.n else self._scatter
+        out = work.matrix("gram", len(mean), len(mean), mean)
+        for part in shifted_blocks(x, self._origin, work):
+            # The mean is rounded, but to far less than the spread about it.
+            scatter += gram(part.sub_(mean), out)
+        self._join(len(x), mean, scatter)
 
     def _require_own(self, what: str) -> None:
         if self._joined:
@@ -366,6 +444,9 @@ class FeatureMoments:
 
     def _join(self, n: int, mean: Tensor, scatter: Tensor) -> None:
         """Join n more samples with this mean (from the origin) and scatter about it."""
+        if self.n == 0:
+            self._mean, self._scatter, self.n = mean, scatter, n
+            return
         total = self.n + n
         step = mean - self._mean
         self._scatter += scatter
@@ -402,7 +483,7 @@ class FeatureMoments:
                 self._begin(other._origin.clone())
             device = self._mean.device
             mean = other._mean.to(device) + (other._origin.to(device) - self._origin)
-            self._join(other.n, mean, other._scatter.to(device))
+            self._join(other.n, mean, other._scatter.to(device, copy=True))
         self.features = self.features or other.features
         return self
 

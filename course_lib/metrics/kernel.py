@@ -81,9 +81,7 @@ def _factor(x: Tensor) -> Tensor:
 
 def _kernel(a: Tensor, b: Tensor, work: Workspace) -> Tensor:
     """(a b^T)^3 elementwise; the matrix is only valid until the next call."""
-    products = times(a, b.T, out=work.matrix("products", len(a), len(b), a))
-    cubes = torch.mul(products, products, out=work.matrix("cubes", len(a), len(b), a))
-    return cubes.mul_(products)
+    return times(a, b.T, out=work.matrix("products", len(a), len(b), a)).pow_(3)
 
 
 def _counts(draws: list[Tensor], n: int) -> Tensor:
