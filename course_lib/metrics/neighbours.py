@@ -44,7 +44,7 @@ def prdc(real: Any, fake: Any, k: int = 5) -> dict[str, float]:
       expectation is 1 - [(n-1)...(n-k)] / [(m+n-1)...(m+n-k)] for n real and m fake points.
 
     Memory: a single-precision copy of both sets (a double-precision one too, where single precision
-    cannot tell points apart) and some 100 MiB.
+    leaves very many pairs of the two sets undecided) and some 200 MiB.
 
     Args:
         real, fake: features `[n, d]` and `[m, d]`, floating point, any device.
@@ -125,17 +125,33 @@ class _Points:
             n, d = self.x.shape
             factor = torch.empty(n, d + 2, dtype=dtype, device=self.centre.device)
             for part, rows in zip(self.x.split(2048), factor.split(2048), strict=True):
-                about = ((double(part) - self.centre) * self.scale).to(dtype)
-                rows[:, :-2], rows[:, -2] = -2 * about, 1
-                rows[:, -1] = about.square().sum(1)
+                self._write(part, rows)
             self._factors[dtype] = factor
         return self._factors[dtype]
 
-    def left(self, rows: slice | Tensor, dtype: torch.dtype) -> Tensor:
-        """[a, |a|^2, 1]: its product with a right factor is |a|^2 - 2 a·b + |b|^2."""
-        part = self.right(dtype)[rows]
-        x, length = part[:, :-2] / -2, part[:, -1:]
+    def _write(self, x: Tensor, factor: Tensor) -> Tensor:
+        about = ((double(x) - self.centre) * self.scale).to(factor.dtype)
+        factor[:, :-2], factor[:, -2] = -2 * about, 1
+        factor[:, -1] = about.square().sum(1)
+        return factor
+
+    def lengths(self) -> Tensor:
+        """|b|^2 of every point about the centre, `[n]` float64, in the precision of products."""
+        return self.right(torch.float32 if self.single else torch.float64)[:, -1].double()
+
+    def some(self, rows: slice | Tensor) -> Tensor:
+        """These rows of the right factor in double precision; nothing is kept."""
+        x = self.x[rows]
+        return self._write(x, self.centre.new_empty(len(x), x.shape[1] + 2))
+
+    @staticmethod
+    def mirrored(right: Tensor) -> Tensor:
+        """[a, |a|^2, 1] of a right factor: with another one it makes |a|^2 - 2 a·b + |b|^2."""
+        x, length = right[:, :-2] / -2, right[:, -1:]
         return torch.cat([x, length, torch.ones_like(length)], 1)
+
+    def left(self, rows: slice | Tensor, dtype: torch.dtype) -> Tensor:
+        return self.mirrored(self.right(dtype)[rows])
 
 
 def _error(a: _Points, b: _Points, dtype: torch.dtype) -> Tensor:
@@ -144,7 +160,7 @@ def _error(a: _Points, b: _Points, dtype: torch.dtype) -> Tensor:
     Eight times what independent rounding of the d products amounts to.
     """
     scale = 8 * torch.finfo(dtype).eps * math.sqrt(a.x.shape[1] + 2)
-    return scale * (a.right(dtype)[:, -1].double() + b.right(dtype)[:, -1].max().double())
+    return scale * (a.lengths() + b.lengths().max())
 
 
 def _exact(a: _Points, b: _Points, i: Tensor, j: Tensor) -> Tensor:
@@ -201,12 +217,45 @@ def _radii(points: _Points, k: int) -> Tensor:
     if points.single:
         values, indices = _nearest(points, count)
         todo = todo[_settle(points, k, todo, values.double(), indices, torch.float32, radii)]
-    for rows in todo.split(max(1, ENTRIES // n)):
-        squared = times(points.left(rows, torch.float64), points.right(torch.float64).T)
-        squared[torch.arange(len(rows), device=device), rows] = math.inf
-        values, indices = squared.topk(count, largest=False)
-        _settle(points, k, rows, values, indices, torch.float64, radii)
+    if len(todo):
+        values, indices = _nearest_doubly(points, todo, count)
+        _settle(points, k, todo, values, indices, torch.float64, radii)
     return radii
+
+
+def _nearest_doubly(points: _Points, todo: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """As `_nearest`, for the points `todo` alone and in double precision, `[todo, count]`.
+
+    There may be a few of them or all, so neither side is ever in memory as a whole.
+    """
+    n, side, device = len(points.x), math.isqrt(ENTRIES), todo.device
+    values = torch.full((len(todo), count), math.inf, dtype=torch.float64, device=device)
+    indices = torch.zeros(len(todo), count, dtype=torch.int64, device=device)
+    for start in range(0, len(todo), 8 * side):
+        some = todo[start : start + 8 * side]
+        left = points.mirrored(points.some(some))
+        for first in range(0, n, side):
+            right = points.some(slice(first, first + side))
+            for row in range(0, len(some), side):
+                rows = slice(start + row, start + min(row + side, len(some)))
+                squared = times(left[row : row + side], right.T)
+                inside = (todo[rows] >= first) & (todo[rows] < first + side)
+                where = inside.nonzero()[:, 0]
+                squared[where, todo[rows][where] - first] = math.inf
+                _keep_nearest(values, indices, rows, squared, first)
+    return values, indices
+
+
+def _keep_nearest(
+    values: Tensor, indices: Tensor, rows: slice, squared: Tensor, first: int
+) -> None:
+    """Merge new squared distances, to the points numbered from `first`, into the nearest so far."""
+    count = values.shape[1]
+    near = squared.topk(min(count, squared.shape[1]), largest=False)
+    joint = torch.cat([values[rows], near.values], 1)
+    best = joint.topk(count, largest=False)
+    values[rows] = best.values
+    indices[rows] = torch.cat([indices[rows], near.indices + first], 1).gather(1, best.indices)
 
 
 def _nearest(points: _Points, count: int) -> tuple[Tensor, Tensor]:
@@ -219,13 +268,6 @@ def _nearest(points: _Points, count: int) -> tuple[Tensor, Tensor]:
     values = torch.full((n, count), math.inf, device=right.device)
     indices = torch.zeros(n, count, dtype=torch.int64, device=right.device)
 
-    def keep(rows: slice, squared: Tensor, first: int) -> None:
-        near = squared.topk(min(count, squared.shape[1]), largest=False)
-        joint = torch.cat([values[rows], near.values], 1)
-        best = joint.topk(count, largest=False)
-        values[rows] = best.values
-        indices[rows] = torch.cat([indices[rows], near.indices + first], 1).gather(1, best.indices)
-
     parts = _row_blocks(n, math.isqrt(ENTRIES))
     for number, rows in enumerate(parts):
         left = points.left(rows, torch.float32)
@@ -235,8 +277,8 @@ def _nearest(points: _Points, count: int) -> tuple[Tensor, Tensor]:
             if rows == columns:
                 squared.fill_diagonal_(math.inf)
             else:
-                keep(columns, squared.T, rows.start)
-            keep(rows, squared, columns.start)
+                _keep_nearest(values, indices, columns, squared.T, rows.start)
+            _keep_nearest(values, indices, rows, squared, columns.start)
     return values, indices
 
 
