@@ -157,7 +157,8 @@ class _Side:
             return self.rows.whole(keep)
         if self.samples is not None:  # a triangular factor, without squaring anything
             triangle = self.mean.new_zeros(0, len(self.mean[keep]))
-            for part in shifted_blocks(self.samples, self.origin, Workspace()):
+            rows = max(2048, 2 * len(self.mean))
+            for part in shifted_blocks(self.samples, self.origin, Workspace(), rows):
                 part = part.sub_(self.mean)[:, keep]
                 triangle = torch.linalg.qr(torch.cat([triangle, part]), mode="r").R
             return triangle / math.sqrt(len(self.samples) - 1)
@@ -171,7 +172,7 @@ class _Side:
 # ---------------------------------------------------------------------------- the distance
 
 
-def _distance(a: _Side, b: _Side) -> float:
+def _distance(a: _Side, b: _Side, work: Workspace | None = None) -> float:
     between = float((a.origin - b.origin + (a.mean - b.mean)).square().sum())
     total = between + float(a.variance.sum() + b.variance.sum())
     if not math.isfinite(total):
@@ -186,7 +187,7 @@ def _distance(a: _Side, b: _Side) -> float:
     if bool(keep.all()):
         keep = slice(None)  # a view where a mask would copy
     small, large = (a, b) if a.rank <= b.rank else (b, a)
-    overlap, error = _overlap_by_eigenvalues(small, large, keep)
+    overlap, error = _overlap_by_eigenvalues(small, large, keep, work or Workspace())
     if not 2 * error <= WANTED * (total - 2 * overlap):
         roots = small.root(keep), large.root(keep)
         overlap = float(torch.linalg.svdvals(times(roots[0], roots[1].T)).sum())
@@ -218,7 +219,9 @@ def _quick_root(side: _Side, keep: Keep) -> tuple[Tensor, bool, float]:
     return factor.T, True, float((covariance.diagonal() / left).max())
 
 
-def _product_of_roots(small: _Side, large: _Side, keep: Keep) -> tuple[Tensor, float]:
+def _product_of_roots(
+    small: _Side, large: _Side, keep: Keep, work: Workspace
+) -> tuple[Tensor, float]:
     """F G^T of two cheap roots, and how much they magnify rounding together."""
     if small.rows is not None and large.rows is not None and keep == slice(None):
         return _times_transposed(small.rows, large.rows), 0.0
@@ -228,20 +231,24 @@ def _product_of_roots(small: _Side, large: _Side, keep: Keep) -> tuple[Tensor, f
     magnifies = f_magnifies + g_magnifies
     if not math.isfinite(magnifies):
         return f, math.inf
-    both = f_triangular and g_triangular
-    return lower_product(f.T, g.T) if both else times(f, g.T), magnifies
+    if not (f_triangular and g_triangular):
+        return times(f, g.T), magnifies
+    out = work.matrix("block", len(f), len(f), f)
+    return lower_product(f.T, g.T, out), magnifies
 
 
-def _overlap_by_eigenvalues(small: _Side, large: _Side, keep: Keep) -> tuple[float, float]:
+def _overlap_by_eigenvalues(
+    small: _Side, large: _Side, keep: Keep, work: Workspace
+) -> tuple[float, float]:
     """|F G^T|_* from the eigenvalues of F G^T G F^T, with an estimate of its rounding error.
 
     Rounding moves each eigenvalue by about eps times the largest one, up or down by chance, and
     the square root divides that by twice itself. The roots bring errors of their own.
     """
-    product, magnifies = _product_of_roots(small, large, keep)
+    product, magnifies = _product_of_roots(small, large, keep, work)
     if not math.isfinite(magnifies):
         return 0.0, math.inf
-    square = gram(product.T)
+    square = gram(product.T, work.matrix("gram", len(product), len(product), product))
     if not bool(torch.isfinite(square.sum())):
         return 0.0, math.inf
     values = eigenvalues(square).clamp(min=0)
@@ -306,7 +313,7 @@ def frechet_distance(features_a: Any, features_b: Any) -> float:
             f"features_a has {len(a.mean)} columns and features_b has {len(b.mean)}: both must "
             "come from the same feature network (and the same layer of it)."
         )
-    return _distance(a, b)
+    return _distance(a, b, work)
 
 
 def _side(given: Any, name: str, work: Workspace, device: torch.device | None = None) -> _Side:
@@ -422,12 +429,12 @@ class FeatureMoments:
     def _add(self, x: Tensor, work: Workspace) -> None:
         if self._mean is None:
             self._begin(double(x[0]).clone())
-        shifted = shifted_blocks(x, self._origin, work)
-        mean = sum(part.sum(0) for part in shifted) / len(x)
+        mean = sum(part.sum(0) for part in shifted_blocks(x, self._origin, work)) / len(x)
         scatter = torch.zeros_like(self._scatter) if self.n else self._scatter
-        out = work.matrix("gram", len(mean), len(mean), mean)
-        for part in shifted_blocks(x, self._origin, work):
+        # Long blocks, or the time would go into adding up matrices [d, d].
+        for part in shifted_blocks(x, self._origin, work, max(2048, 2 * len(mean))):
             # The mean is rounded, but to far less than the spread about it.
+            out = work.matrix("gram", len(mean), len(mean), mean)
             scatter += gram(part.sub_(mean), out)
         self._join(len(x), mean, scatter)
 
