@@ -93,12 +93,15 @@ def score_command(options: argparse.Namespace) -> int:
 
 def train_command(options: argparse.Namespace) -> int:
     """Train a recipe in a directory of its own, evaluate it, and write its result card."""
+    from course_lib import training
     from course_lib.recipes import runs
 
     settings = runs.parse_settings(options.set)
     asked = {name: getattr(options, name) for name in ("profile", "steps", "seed", "every")}
     out = options.out or runs.default_directory(runs.configure(options.recipe, **asked))
-    command = f"python -m course_lib train {options.recipe} --out {shlex.quote(str(out))} --resume"
+    several, first = int(os.environ.get("WORLD_SIZE", 1)), os.environ.get("RANK", "0") == "0"
+    command = f"accelerate launch --num_processes {several}" if several > 1 else "python"
+    command += f" -m course_lib train {options.recipe} --out {shlex.quote(str(out))} --resume"
     with _sentences():
         try:
             runs.train(
@@ -109,10 +112,18 @@ def train_command(options: argparse.Namespace) -> int:
                 settings=settings,
                 **asked,
             )
+            training.processes.disconnect()
+        except training.processes.FirstFailed:
+            return 2  # the first process says why
+        except training.TrainingDiverged:
+            if first:
+                raise
+            return 2
         except KeyboardInterrupt:
             begun = Path(out, "config.json").exists()
             told = f"To go on from what is saved: {command}" if begun else "Nothing was written."
-            print(f"\nStopped. {told}", file=sys.stderr)
+            if first:
+                print(f"\nStopped. {told}", file=sys.stderr)
             return 130
     return 0
 
@@ -144,17 +155,38 @@ def recipes_command(options: argparse.Namespace) -> int:
     return 0
 
 
+def publish_command(options: argparse.Namespace) -> int:
+    """Copy the card of a finished run, and its weights if wanted, into the folder data."""
+    from course_lib.recipes import results
+
+    with _sentences():
+        path = results.publish(options.run, options.variant, options.weights, options.device)
+    print(f"The card lies in {path}. To show it in README.md: python -m course_lib results")
+    return 0
+
+
+def results_command(options: argparse.Namespace) -> int:
+    """Write the results page of README.md from the cards in data/results."""
+    from course_lib.recipes import results
+
+    changed = results.write_page(notebooks.require_root(), write=not options.check)
+    told = "differs from the cards" if options.check else "is updated"
+    print(f"The page of results in README.md {told if changed else 'agrees with the cards'}.")
+    return 1 if changed and options.check else 0
+
+
 @contextmanager
 def _sentences() -> Iterator[None]:
     """Turn the errors of a run that say all in one sentence into those that `main` prints."""
     from course_lib.data import DataUnavailableError
     from course_lib.training import TrainingDiverged
+    from course_lib.training.processes import ProcessLost
 
     try:
         yield
     except DataUnavailableError as error:
         raise ValueError(f"{error} (Here the last would be --set data=digits.)") from None
-    except TrainingDiverged as error:
+    except (TrainingDiverged, ProcessLost) as error:
         raise ValueError(str(error)) from None
 
 
@@ -213,6 +245,7 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(call=score_command)
 
     _add_recipe_commands(commands)
+    _add_results_commands(commands)
     command = commands.add_parser("doctor", help="check this installation and say what to mend")
     command.set_defaults(call=doctor_command)
     return main
@@ -220,7 +253,13 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_recipe_commands(commands: Any) -> None:
     """train, sample, evaluate and recipes."""
-    command = commands.add_parser("train", help="train a recipe; it can be killed and resumed")
+    command = commands.add_parser(
+        "train",
+        help="train a recipe; it can be killed and resumed",
+        description="Trains a recipe. On N GPUs, which share every batch: accelerate launch "
+        "--num_processes N -m course_lib train RECIPE (several processes on a CPU need --multi_gpu "
+        "as well; needs the extra distributed).",
+    )
     command.add_argument("recipe", metavar="RECIPE", help="see the command recipes")
     command.add_argument("--profile", choices=PROFILES, help="default: COURSE_PROFILE, else laptop")
     command.add_argument("--steps", type=int, help="updates (default: those of the profile)")
@@ -252,6 +291,24 @@ def _add_recipe_commands(commands: Any) -> None:
 
     command = commands.add_parser("recipes", help="list what train can train")
     command.set_defaults(call=recipes_command)
+
+
+def _add_results_commands(commands: Any) -> None:
+    """publish and results."""
+    command = commands.add_parser("publish", help="put the card of a finished run into data/")
+    command.add_argument("run", metavar="DIR")
+    command.add_argument(
+        "--variant", default="", help="a word for settings that are not the recipe's, such as k50"
+    )
+    command.add_argument(
+        "--weights", action="store_true", help="its weights too, at most 3 MB (evaluates again)"
+    )
+    command.add_argument("--device", help="of the evaluation: cpu, cuda or mps; default: the best")
+    command.set_defaults(call=publish_command)
+
+    command = commands.add_parser("results", help="write the results page of README.md from cards")
+    command.add_argument("--check", action="store_true", help="change nothing; fail if it differs")
+    command.set_defaults(call=results_command)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import random
@@ -169,6 +170,77 @@ def choose_device(name: str | None = None) -> torch.device:
     return device
 
 
+def allowed_cores() -> int:
+    """Cores that this process may use: those it is bound to, and no more than a container's share.
+
+    In a container the system shows all cores of the machine, also where a quota (cgroup) grants the
+    time of two of them. As many threads as the system shows then wait for one another most of the
+    time.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    quota = _quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
+    return cores if quota is None else max(1, min(cores, math.floor(quota + 0.5)))
+
+
+def _quota(cgroups: Path, own: Path) -> float | None:
+    """Cores' worth of time that the control groups of this process grant, or None."""
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        return None
+    found = []
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers not in ("", "cpu", "cpu,cpuacct", "cpuacct,cpu"):
+            continue
+        root = cgroups / controllers
+        # The group itself and all above it; inside a container its own path is often not shown.
+        places = [root, *(root.joinpath(*Path(path).parts[1:i]) for i in range(2, 9))]
+        found += [limit for place in places if (limit := _limit(place)) is not None]
+    return min(found, default=None)
+
+
+def _limit(group: Path) -> float | None:
+    """Cores' worth of time of one control group: version 2 in one file, version 1 in two."""
+    try:
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            quota, period = ((group / name).read_text().strip() for name in names)
+        return float(quota) / float(period) if quota not in ("max", "-1") else None
+    except (OSError, ValueError):
+        return None
+
+
+def choose_threads() -> str:
+    """Give torch no more threads than `allowed_cores`, and say what there is to say, or nothing.
+
+    `OMP_NUM_THREADS` is obeyed, and a smaller number chosen before is kept. The load of the machine
+    changes nothing here, because sums over other numbers of threads end in other last digits, and
+    the same seed shall give the same numbers; but where others keep the cores busy the sentence
+    says how to leave them alone: threads that wait for one another can be slower than one.
+
+    Returns:
+        One sentence, or the empty string where nothing was changed and nothing is amiss.
+    """
+    if os.environ.get("OMP_NUM_THREADS"):
+        return ""
+    cores, before = allowed_cores(), torch.get_num_threads()
+    if before > cores:
+        torch.set_num_threads(cores)
+        return f"Threads: {cores} instead of {before}, as this process has no more cores to itself."
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if before > 1 and load > (os.cpu_count() or 1):
+        return (
+            f"Threads: {before}, but others keep this machine busy (load {load:.1f}); started with "
+            "OMP_NUM_THREADS=1 it may train faster."
+        )
+    return ""
+
+
 def seed_everything(seed: int) -> None:
     """Seed the global generators of Python, NumPy and torch (all devices)."""
     random.seed(seed)
@@ -223,6 +295,8 @@ def setup(
 ) -> Course:
     """Choose the device, read the profile, seed everything, and print one line about it.
 
+    A second line where the number of threads needs one: see `choose_threads`.
+
     Same seed, same machine, same versions: the same numbers.
 
     Args:
@@ -244,6 +318,7 @@ def setup(
     chosen_device = choose_device(device)
     paths = Paths(repository_root(), default_cache(), mirror_directory(), output_directory())
     seed_everything(seed)
+    threads = choose_threads()
     if chosen_device.type == "cuda":
         # The fastest convolution kernels add in no fixed order; a course wants the same numbers.
         torch.backends.cudnn.deterministic = True
@@ -259,5 +334,5 @@ def setup(
         report=report_line(chosen_device, chosen_profile, seed),
     )
     if not quiet:
-        print(course.report)
+        print(course.report, *([threads] if threads else []), sep="\n")
     return course

@@ -17,7 +17,7 @@ from .article import (
     SamePadConvTranspose2d,
 )
 from .classifier import ConvClassifier
-from .common import count_parameters
+from .common import UpsampledConv2d, count_parameters
 from .dcgan import DCGANDiscriminator, DCGANGenerator, dcgan_init
 from .mlp import MLPDiscriminator, MLPGenerator, mlp
 from .vae import (
@@ -56,6 +56,7 @@ __all__ = [
     "MLPGenerator",
     "SamePadConv2d",
     "SamePadConvTranspose2d",
+    "UpsampledConv2d",
     "VAEOutput",
     "conv_autoencoder",
     "conv_vae",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
-import math
 import os
 import platform
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,60 @@ def text(content: Mapping[str, Any]) -> bytes:
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
-def circumstances(device: torch.device) -> dict[str, Any]:
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Keep other processes from training in a directory, which is made if need be.
+
+    The system holds the lock, and lets go of it however this process ends. Where there are no such
+    locks (Windows, some network drives) nothing is locked. An empty directory is removed again.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = _lock(directory / ".lock", fcntl)
+    except OSError as error:
+        raise OSError(error.errno, f"Could not lock ({error.strerror})", str(directory)) from error
+    try:
+        yield
+    finally:
+        (directory / ".lock").unlink(missing_ok=True)  # while it is held: see `_lock`
+        os.close(file)
+        if not any(directory.iterdir()):
+            directory.rmdir()
+
+
+def _lock(path: Path, fcntl: Any) -> int:
+    """Open and lock a file that holds the number of the process; its descriptor."""
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            number = os.read(file, 20).decode(errors="replace")
+            os.close(file)
+            raise ValueError(
+                f"Process {number or 'of another run'} is training in {path.parent} now: wait for "
+                "it, end it, or name another directory with --out."
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+                raise
+        # The last holder may have removed the file between our opening and our locking it.
+        if path.exists() and os.stat(path).st_ino == os.fstat(file).st_ino:
+            os.ftruncate(file, 0)
+            os.write(file, str(os.getpid()).encode())
+            return file
+        os.close(file)
+
+
+def circumstances(device: torch.device, processes: int = 1) -> dict[str, Any]:
     """What the last bit of a result depends on besides its configuration."""
     threads = torch.get_num_threads()
     name = f"cpu ({platform.machine()}, {threads} thread{'s' if threads > 1 else ''})"
@@ -57,7 +111,8 @@ def circumstances(device: torch.device) -> dict[str, Any]:
         name = torch.cuda.get_device_name(device)
     versions = {"course_lib": __version__, "python": platform.python_version()}
     versions |= {"torch": torch.__version__, "numpy": np.__version__}
-    return {"device": name if device.type in ("cpu", "cuda") else device.type, "versions": versions}
+    name = name if device.type in ("cpu", "cuda") else device.type
+    return {"device": name, "processes": processes, "versions": versions}
 
 
 def peak_memory(device: torch.device) -> float | None:
@@ -118,7 +173,7 @@ def summary(card: Mapping[str, Any], directory: Path) -> str:
 
 
 def table() -> str:
-    """All recipes, with minutes and memory of the newest card of a full run of each."""
+    """All recipes, with minutes and memory of the newest card of a run of each."""
     head = ["recipe", "steps: smoke", "laptop", "gpu", "minutes, memory", "what"]
     rows = [head, ["-" * len(word) for word in head]]
     cards = list(_cards())
@@ -130,6 +185,9 @@ def table() -> str:
     lines = [
         "  ".join(f(c, w) for f, c, w in zip(pad, r, widths, strict=True)).rstrip() for r in rows
     ]
+    lines.append(
+        "\nMinutes (evaluation included) and memory are those of the newest run on a card."
+    )
     return "\n".join(lines)
 
 
@@ -147,18 +205,28 @@ def _cards() -> Iterator[dict[str, Any]]:
 
 
 def _cost(recipe: catalogue.Recipe, cards: list[dict[str, Any]]) -> str:
-    """Of the newest run with the recipe's own settings and budget, at the largest profile."""
+    """Of the newest run with the recipe's own settings and budget, at the largest profile.
+
+    Where there is none, of the newest of any other, with its number of steps.
+    """
+    mine = [card for card in cards if card["recipe"] == recipe.name]
     for profile in ("gpu", "laptop"):
-        own = (recipe.steps[profile], recipe.defaults(profile))
+        own = (profile, recipe.steps[profile], recipe.defaults(profile))
         full = [
             c
-            for c in cards
-            if (c["recipe"], c["config"]["profile"]) == (recipe.name, profile)
-            and (c["config"]["steps"], c["config"]["settings"]) == own
+            for c in mine
+            if tuple(c["config"][key] for key in ("profile", "steps", "settings")) == own
         ]
         if full:
-            card = max(full, key=lambda c: c["finished"])
-            minutes = (card["wall_seconds"] + card["evaluation"]["seconds"]) / 60
-            memory = f"{card['peak_memory_mib'] or math.nan:,.0f} MiB"
-            return f"{profile}: {minutes:.1f}, {memory}, {card['device']}"
-    return "not run yet"
+            return f"{profile}: {_spent(max(full, key=lambda c: c['finished']))}"
+    others = [c for c in mine if c["config"]["profile"] != "smoke"]
+    if not others:
+        return "not run yet"
+    newest = max(others, key=lambda c: c["finished"])
+    return f"{newest['config']['steps']:,} steps: {_spent(newest)}"
+
+
+def _spent(card: Mapping[str, Any]) -> str:
+    minutes = (card["wall_seconds"] + card["evaluation"]["seconds"]) / 60
+    memory = "" if card["peak_memory_mib"] is None else f", {card['peak_memory_mib']:,.0f} MiB"
+    return f"{minutes:.1f} min{memory}, {card['device']}"

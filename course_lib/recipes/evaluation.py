@@ -13,6 +13,7 @@ from torch import Tensor
 from course_lib import data, metrics
 from course_lib.recipes.families import Model, binarised
 from course_lib.training import generate
+from course_lib.training.state import modes_kept
 
 SEED = 20_000  # of everything drawn in an evaluation, so that it does not depend on the run
 BLOCK = 500  # images drawn at a time
@@ -53,15 +54,36 @@ class Eyes:
         return self.network(images)
 
 
-def samples(model: Model, train: data.ImageSet, test: data.ImageSet, s: Mapping) -> list[Row]:
+def scored(
+    recipe: Any,
+    model: Model,
+    train: data.ImageSet,
+    test: data.ImageSet,
+    s: Mapping,
+    seed: int = SEED,
+) -> list[Row]:
+    """The rows of a `catalogue.Recipe`, with evaluation modes and without gradients.
+
+    Another `seed` draws other samples, other latents, and other images where not all are used.
+    """
+    modules = model.state.modules.values()
+    with modes_kept(*modules), torch.no_grad():
+        for module in modules:
+            module.eval()
+        return recipe.evaluate(model, train, test, s, seed)
+
+
+def samples(
+    model: Model, train: data.ImageSet, test: data.ImageSet, s: Mapping, seed: int = SEED
+) -> list[Row]:
     """Fréchet distance, its floor between real images of equal n, and neighbourhood measures."""
     device, n = model.state.device, min(s["samples"], len(test), len(train))
     eyes = Eyes.of(test.name, device)
     if eyes is None:
         return []
-    fake = torch.cat([eyes(x).features for x in drawn(model, n)])
-    real = eyes(some(test, n).images).features
-    floor = eyes(some(train, n).images).features
+    fake = torch.cat([eyes(x).features for x in drawn(model, n, seed)])
+    real = eyes(some(test, n, seed).images).features
+    floor = eyes(some(train, n, seed).images).features
     name = {"features": eyes.network.name}
     rows = [
         row("Fréchet distance", metrics.frechet_distance(real, fake), n, **name),
@@ -73,50 +95,82 @@ def samples(model: Model, train: data.ImageSet, test: data.ImageSet, s: Mapping)
     return rows + [row(measure, value, n, **name) for measure, value in found.items()]
 
 
-def some(images: data.ImageSet, n: int) -> data.ImageSet:
-    """n of the images at random, the same ones every time; all of them if there are no more."""
-    source = torch.Generator().manual_seed(SEED + 1)
+def some(images: data.ImageSet, n: int, seed: int = SEED) -> data.ImageSet:
+    """n of the images at random, the same ones for a seed; all of them if there are no more."""
+    source = torch.Generator().manual_seed(seed + 1)
     return images.subset(torch.randperm(len(images), generator=source)[:n])
 
 
-def drawn(model: Model, n: int) -> list[Tensor]:
-    """n samples of the model in blocks, the same ones every time."""
-    source = torch.Generator().manual_seed(SEED)
+def drawn(model: Model, n: int, seed: int = SEED) -> list[Tensor]:
+    """n samples of the model in blocks, the same ones for a seed."""
+    source = torch.Generator().manual_seed(seed)
     return [model.draw(min(BLOCK, n - start), source) for start in range(0, n, BLOCK)]
 
 
-def parzen(model: Model, train: data.ImageSet, test: data.ImageSet, s: Mapping) -> list[Row]:
-    """The Parzen log-likelihood of samples, and beside it that of as many training images.
+def parzen(
+    model: Model, train: data.ImageSet, test: data.ImageSet, s: Mapping, seed: int = SEED
+) -> list[Row]:
+    """The Parzen log-likelihood of samples, and two controls that no generator drew.
 
-    The width of the window is chosen on images held out of the training set.
+    They are as many training images, and centroids of k-means: the measure likes these better than
+    real images. The width of the window is chosen on images held out of the training set.
     """
     device, n = model.state.device, min(s["samples"], len(train))
     held = data.load(s["data"], "train", image_size=test.shape[1], device=device)
     held = held.subset(slice(len(train), len(train) + 1000)).as_float(range=(0, 1)).flatten(1)
-    points = some(test, s["test_images"]).as_float(range=(0, 1)).flatten(1)
-    real = some(train, n).as_float(range=(0, 1)).flatten(1)
-    fake = torch.cat(drawn(model, n)).flatten(1).to(device)
+    points = some(test, s["test_images"], seed).as_float(range=(0, 1)).flatten(1)
+    fake = torch.cat(drawn(model, n, seed)).flatten(1).to(device)
+    real = some(train, n, seed).as_float(range=(0, 1)).flatten(1)
+    centroids = k_means(train, s["centroids"], s["centroid_rounds"], seed)
+    contestants = {
+        "Parzen log-likelihood": fake,
+        "the same of training images": real,
+        "the same of k-means centroids": centroids,
+    }
     rows = []
-    for measure, x in (("Parzen log-likelihood", fake), ("the same of training images", real)):
+    for measure, x in contestants.items():
         try:
             found = metrics.parzen_log_likelihood(x, points, validation=held)
         except ValueError as error:  # a collapsed generator has no best width
             rows.append(row(measure, None, len(points), note=str(error)))
             continue
-        error = found.standard_error
-        rows.append(row(measure, found.value, len(points), error, samples=n, sigma=found.sigma))
-    return rows + samples(model, train, test, s)
+        more = {"samples": len(x), "sigma": found.sigma}
+        rows.append(row(measure, found.value, len(points), found.standard_error, **more))
+    return rows + samples(model, train, test, s, seed)
 
 
-def likelihood(model: Model, train: data.ImageSet, test: data.ImageSet, s: Mapping) -> list[Row]:
+def k_means(images: data.ImageSet, k: int, rounds: int, seed: int = SEED) -> Tensor:
+    """Centroids `[k, d]` of images in [0, 1] after rounds of Lloyd's algorithm, on their device.
+
+    They start at k of the images (all, if there are no more); an empty cluster stays where it is.
+    """
+    x = images.images.flatten(1)
+    centroids = some(images, k, seed).as_float(range=(0, 1)).flatten(1)
+    for _ in range(rounds):
+        sums, counts = torch.zeros(centroids.shape), torch.zeros(len(centroids))
+        for block in x.split(4096):
+            block = block.float() / 255
+            # |x - c|² without |x|², which is the same for all centroids.
+            squared = torch.addmm(centroids.square().sum(1), block, centroids.T, alpha=-2)
+            owner = squared.argmin(1).cpu()
+            sums.index_add_(0, owner, block.cpu())  # on the CPU, which adds in a fixed order
+            counts += owner.bincount(minlength=len(centroids))
+        means = (sums / counts.clamp(min=1)[:, None]).to(x.device)
+        centroids = torch.where(counts.to(x.device)[:, None] > 0, means, centroids)
+    return centroids
+
+
+def likelihood(
+    model: Model, train: data.ImageSet, test: data.ImageSet, s: Mapping, seed: int = SEED
+) -> list[Row]:
     """-log p(x) by importance sampling, -ELBO and active units, on test images binarised once."""
     modules, device = model.state.modules, model.state.device
-    source = torch.Generator().manual_seed(SEED)
-    x = some(test, s["test_images"]).as_float(range=(0, 1))
+    source = torch.Generator().manual_seed(seed)
+    x = some(test, s["test_images"], seed).as_float(range=(0, 1))
     x, k = binarised(x, source), s["importance_samples"]
     rows_at_once = 512 if device.type == "cpu" else 2**16
     # 5,000 draws for each of 10,000 images are drawn faster where they are needed.
-    noise = torch.Generator(device).manual_seed(SEED) if device.type == "cuda" else source
+    noise = torch.Generator(device).manual_seed(seed) if device.type == "cuda" else source
     pair = (modules["vae"], modules["likelihood"], x)
     found = metrics.importance_weighted_bound(*pair, k, noise, batch_size=rows_at_once)
     bound = metrics.elbo(*pair, 10, noise, batch_size=rows_at_once)
@@ -128,36 +182,38 @@ def likelihood(model: Model, train: data.ImageSet, test: data.ImageSet, s: Mappi
     ]
 
 
-def conditional(model: Model, train: data.ImageSet, test: data.ImageSet, s: Mapping) -> list[Row]:
+def conditional(
+    model: Model, train: data.ImageSet, test: data.ImageSet, s: Mapping, seed: int = SEED
+) -> list[Row]:
     """-ELBO given the label, the share of samples that show the label asked for, and `samples`."""
     vae, likelihood = model.state.modules["vae"], model.state.modules["likelihood"]
-    chosen = some(test, s["test_images"])
+    chosen = some(test, s["test_images"], seed)
     values = []
     for label in range(vae.n_classes):
         x = chosen.subset(torch.nonzero(chosen.labels == label)[:, 0]).as_float(range=(0, 1))
         if len(x):
-            values.append(metrics.elbo(vae.given(label), likelihood, x, 10, SEED).values)
+            values.append(metrics.elbo(vae.given(label), likelihood, x, 10, seed).values)
     values = torch.cat(values)
     error = float(values.std()) / math.sqrt(len(values))
     rows = [row("-ELBO given the label, nats", -float(values.mean()), len(values), error)]
     eyes = Eyes.of(test.name, model.state.device)
     if eyes is not None:
-        blocks = drawn(model, min(s["samples"], len(test)))
+        blocks = drawn(model, min(s["samples"], len(test)), seed)
         guesses = [eyes(x).probabilities.argmax(1) for x in blocks]
         right = torch.cat([g == torch.arange(len(g)) % vae.n_classes for g in guesses]).double()
         name = {"features": eyes.network.name}
         rows.append(
             row("samples that show the label asked for", float(right.mean()), len(right), **name)
         )
-    return rows + samples(model, train, test, s)
+    return rows + samples(model, train, test, s, seed)
 
 
 def reconstruction(
-    model: Model, train: data.ImageSet, test: data.ImageSet, s: Mapping
+    model: Model, train: data.ImageSet, test: data.ImageSet, s: Mapping, seed: int = SEED
 ) -> list[Row]:
     """Squared error per test image, and that of a PCA with as many components."""
     network = model.state.modules["autoencoder"]
-    x = some(test, s["test_images"]).as_float(range=(0, 1))
+    x = some(test, s["test_images"], seed).as_float(range=(0, 1))
     n = len(x)
     found = metrics.reconstruction_error(x, generate(network, x).sigmoid())
     flat = x.flatten(1).cpu().double()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import data, losses, training
-from course_lib.models import DCGANDiscriminator, DCGANGenerator, mlp_autoencoder
+from course_lib.models import DCGANDiscriminator, DCGANGenerator, VAEOutput, mlp_autoencoder
 from course_lib.recipes import networks
 from course_lib.training import TrainingState
 
@@ -46,9 +46,11 @@ def gan(
     """A generator and a discriminator; batches in [-1, 1]; samples of the averaged generator."""
     s, (channels, size, _) = settings, train.shape
     if s["network"] == "mlp":
-        generator = networks.relu_generator(train.shape, s["latent_dim"], s["width"])
+        generator = networks.relu_generator(
+            train.shape, s["latent_dim"], s["width"], pixel_mean(train)
+        )
         discriminator = networks.maxout_discriminator(
-            train.shape, s["discriminator_width"], s["dropout"]
+            train.shape, s["discriminator_width"], s["dropout"], s["input_dropout"], s["pieces"]
         )
     else:
         generator = DCGANGenerator(size, channels, s["latent_dim"], s["width"])
@@ -72,38 +74,78 @@ def gan(
         discriminator_steps=s["discriminator_steps"],
         penalty=None if s["penalty"] == "none" else s["penalty"],
         penalty_weight=s["penalty_weight"],
+        split_batch=s["split_batch"],
+        join_batches=training.steps.batch_layer(discriminator) is None,
     )
+    batches = data.Batches(train, s["batch_size"], (-1, 1), seed)
+    if s.get("optimizer") == "sgd":
+        step = _descending(state, step, s, batches.batches_per_epoch)
 
     def draw(n: int, source: torch.Generator) -> Tensor:
         z = training.sample_noise(n, s["latent_dim"], source)
         x = training.generate(state.ema["generator"].module, z)
         return ((x + 1) / 2).clamp(0, 1).cpu()
 
-    return Model(state, step, data.Batches(train, s["batch_size"], (-1, 1), seed), draw)
+    return Model(state, step, batches, draw)
+
+
+def pixel_mean(images: data.ImageSet) -> Tensor:
+    """Mean of the images `[*shape]` in [0, 1], by blocks, on the CPU."""
+    parts = [part.double().sum(0) for part in images.images.split(4096)]
+    return (torch.stack(parts).sum(0) / len(images) / 255).float().cpu()
+
+
+def _descending(
+    state: TrainingState, step: Callable[..., Any], s: Settings, epoch: int
+) -> Callable[[TrainingState, Tensor], Mapping[str, Tensor]]:
+    """`step` with gradient descent with momentum in place of Adam, for both players.
+
+    Both learning rates are divided by `learning_rate_decay` after every update; the momentum grows
+    linearly from `momentum` to `final_momentum` between the epochs 1 and `momentum_epochs`.
+
+    Source: the code published with Goodfellow et al. 2014 (mnist.yaml). It halves the
+    discriminator's loss; here its learning rate is halved instead.
+    """
+    rates = {"generator": s["learning_rate"], "discriminator": s["discriminator_learning_rate"]}
+    for name, rate in rates.items():
+        parameters = state.modules[name].parameters()
+        state.optimizers[name] = torch.optim.SGD(parameters, rate, s["momentum"])
+
+    def descend(state: TrainingState, x: Tensor) -> Mapping[str, Tensor]:
+        share = (state.step // epoch - 1) / max(1, s["momentum_epochs"] - 1)
+        share = min(1.0, max(0.0, share))
+        for name, rate in rates.items():
+            group = state.optimizers[name].param_groups[0]
+            group["lr"] = rate / s["learning_rate_decay"] ** state.step
+            group["momentum"] = s["momentum"] + share * (s["final_momentum"] - s["momentum"])
+        return step(state, x)
+
+    return descend
 
 
 def vae(
     settings: Settings, train: data.ImageSet, seed: int, device: torch.device, steps: int
 ) -> Model:
-    """A tanh VAE of binary pixels, drawn anew in every batch; with `k` among the settings an IWAE.
+    """A tanh VAE of binary pixels, drawn anew in every batch; without `beta` an IWAE.
 
+    `k` is the number of draws of z per image, over which a VAE averages log w and an IWAE w itself.
     The learning rate falls from `learning_rate` by 10^(-1/7) at a time, in eight stages, each three
     times as long as the one before (Burda et al. 2015, appendix C, scaled to the run).
     """
     s, hidden = settings, (settings["width"],) * 2
-    mean = torch.stack([part.float().mean(0) for part in train.images.split(4096)]).mean(0)
-    model = networks.tanh_vae(train.shape, s["latent_dim"], hidden, mean.cpu() / 255)
+    model = networks.tanh_vae(train.shape, s["latent_dim"], hidden, pixel_mean(train))
     likelihood = losses.BernoulliLikelihood()
     state = training.vae_state(
         model, likelihood, learning_rate=s["learning_rate"], seed=seed, device=device
     )
     # Adam's epsilon is the paper's.
     state.optimizers["vae"].param_groups[0]["eps"] = 1e-4
-    inner = (
-        partial(training.iwae_step, k=s["k"])
-        if "k" in s
-        else partial(training.vae_step, beta=s["beta"])
-    )
+    if "beta" not in s:
+        inner = partial(training.iwae_step, k=s["k"])
+    elif s["k"] == 1:
+        inner = partial(training.vae_step, beta=s["beta"])
+    else:
+        inner = partial(averaged_step, k=s["k"], beta=s["beta"])
 
     def step(state: TrainingState, x: Tensor) -> Mapping[str, Tensor]:
         factor = 10 ** (-stage(state.step, steps) / 7)
@@ -112,6 +154,27 @@ def vae(
 
     batches = data.Batches(train, s["batch_size"], (0, 1), seed)
     return Model(state, step, batches, partial(_decoded, model.decode, likelihood, model))
+
+
+def averaged_step(state: TrainingState, x: Tensor, *, k: int, beta: float) -> dict[str, Tensor]:
+    """`training.vae_step` with k draws of z per image: the same bound, with less noise.
+
+    The encoder runs once per image, the decoder k times.
+
+    Source: Burda, Grosse and Salakhutdinov 2015, Table 1 (its VAE with k = 5 and 50).
+    """
+    vae, likelihood = state.modules["vae"], state.modules["likelihood"]
+    x = x.to(state.device)
+    # Row i + j * batch is draw j of image i.
+    mu, log_var = (t.repeat(k, 1) for t in vae.encode(x))
+    z = vae.sample_posterior(mu, log_var, state.generator)
+    output = VAEOutput(vae.decode(z), mu, log_var, z)
+    bound = losses.elbo(x.repeat(k, *[1] * (x.ndim - 1)), output, likelihood, beta=beta)
+    state.optimizers["vae"].zero_grad()
+    bound.negative.backward()
+    state.optimizers["vae"].step()
+    values = {"loss": bound.negative, "reconstruction": bound.reconstruction, "kl": bound.kl}
+    return {name: value.detach() for name, value in values.items()}
 
 
 def stage(step: int, steps: int) -> int:

@@ -7,6 +7,7 @@
     DIR/tensorboard/    scalars, where tensorboard is installed
     DIR/final/          weights of a finished run, one file per module
     DIR/card.json       its result card
+    DIR/.lock           while a process trains there: its number
 
 Every file but TensorBoard's is written aside and then renamed, so that a kill leaves it old or new.
 """
@@ -22,6 +23,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +42,7 @@ from course_lib.recipes.cards import (
     circumstances,
     curve,
     grid,
+    locked,
     peak_memory,
     store,
     summary,
@@ -48,6 +51,7 @@ from course_lib.recipes.cards import (
 from course_lib.recipes.evaluation import Eyes
 from course_lib.recipes.families import Model
 from course_lib.recipes.watchdog import N, Watchdog
+from course_lib.training.processes import Processes, connect
 
 FORMAT, VERSION = "course_lib run", 1
 POINTS = 200  # of a curve on the card
@@ -153,6 +157,9 @@ def train(
 ) -> dict[str, Any]:
     """Train a recipe in a directory, evaluate it, and leave weights and card there.
 
+    Several processes (`accelerate launch`, or `training.processes.launch` in a notebook) share
+    every batch; the first of them alone looks at the directory, writes, prints and evaluates.
+
     Args:
         recipe: its name; `catalogue.RECIPES` has them.
         out: the directory; None for one below the output folder, named by recipe, profile and seed.
@@ -164,18 +171,63 @@ def train(
             has them already; those given must agree.
 
     Returns:
-        The card.
+        The card; None in other processes than the first.
 
     Raises:
-        ValueError: bad options, a directory with another run in it, a damaged checkpoint; nothing
-            in the directory is changed.
+        ValueError: bad options, a directory with another run in it or with a process at work, a
+            damaged checkpoint; nothing in the directory is changed.
         DataUnavailableError: the data set cannot be had; nothing is written.
         TrainingDiverged: the last good checkpoint stays.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint of the last finished update.
+        ProcessLost: one of several processes was killed or hangs; the last good checkpoint stays.
+        FirstFailed: in other processes than the first, which raised one of these.
         OSError: the disk is full or read-only; the last good checkpoint stays.
+    """
+    here = connect(device)
+    progress = progress and here.main
+    with ExitStack() as held:
+        config, directory, begun = here.first(
+            lambda: _begin(recipe, out, resume, progress, wanted, here, held)
+        )
+        if begun and here.first((directory / "card.json").exists):
+            card = here.first(lambda: _stored_card(directory))
+            if progress:
+                print(f"This run is finished.\n{summary(card, directory)}")
+            return card if here.main else None
+        run = Run(config, directory, device, here)
+        here.first(run.resume)
+        here.prepare(run.model.state, run.model.batches)
+        if here.main and not begun:
+            store(
+                directory / "config.json",
+                text({"format": FORMAT, "version": VERSION} | asdict(config)),
+            )
+        run.train(progress)
+        if not here.main:
+            return None
+        card = run.finish()
+    if progress:
+        print(summary(card, directory))
+    return card
+
+
+def _begin(
+    recipe: str,
+    out: str | Path | None,
+    resume: bool,
+    progress: bool,
+    wanted: Mapping[str, Any],
+    here: Processes,
+    held: ExitStack,
+) -> tuple[Config, Path, bool]:
+    """Configuration and directory of a run, locked in `held`, and whether the run is there already.
+
+    Raises a ValueError where the directory or the options do not let the run begin or go on.
     """
     config = configure(recipe, **wanted)
     directory = default_directory(config) if out is None else Path(out).expanduser()
+    if not (directory / "card.json").exists():
+        held.enter_context(locked(directory))
     stored = _stored_config(directory)
     if stored is not None:
         if not resume:
@@ -191,23 +243,8 @@ def train(
         )
     elif resume and progress:
         print(f"There is no run in {directory} yet: this one begins there.", file=sys.stderr)
-    if (directory / "card.json").exists():
-        card = _stored_card(directory)
-        if progress:
-            print(f"This run is finished.\n{summary(card, directory)}")
-        return card
-    run = Run(config, directory, device)
-    run.resume()
-    if stored is None:
-        store(
-            directory / "config.json",
-            text({"format": FORMAT, "version": VERSION} | asdict(config)),
-        )
-    run.train(progress)
-    card = run.finish()
-    if progress:
-        print(summary(card, directory))
-    return card
+    here.rows(config.settings["batch_size"])
+    return config, directory, stored is not None
 
 
 def evaluate(directory: str | Path, device: str | None = None) -> dict[str, Any]:
@@ -270,14 +307,22 @@ def restored(directory: str | Path, device: str | None = None) -> Run:
 class Run:
     """One run in its directory: the model of a configuration, its data, and what to write."""
 
-    def __init__(self, config: Config, directory: Path, device: str | None = None) -> None:
-        self.config, self.directory = config, directory
+    def __init__(
+        self,
+        config: Config,
+        directory: Path,
+        device: str | None = None,
+        here: Processes | None = None,
+    ) -> None:
+        self.config, self.directory, self.here = config, directory, here or Processes()
         self.recipe = catalogue.get(config.recipe)
-        self.device = environment.choose_device(device)
+        self.device = self.here.device or environment.choose_device(device)
         environment.seed_everything(config.seed)
         # The fastest convolutions of a GPU add in no fixed order; a resumed run wants the same one.
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-        self.train_set, self.test_set = load_images(config.settings, self.device)
+        self.train_set, self.test_set = self.here.in_turn(
+            lambda: load_images(config.settings, self.device)
+        )
         self.model: Model = self.recipe.build(
             config.settings, self.train_set, config.seed, self.device, config.steps
         )
@@ -299,26 +344,28 @@ class Run:
         return True
 
     def train(self, progress: bool = True) -> None:
-        """Train to the end; look, log and save on the way."""
+        """Train to the end; the first process looks, logs and saves on the way."""
         config, state = self.config, self.model.state
+        step = self.here.step(self.model.step, self.model.batches)
+        arguments = (state, step, self.model.batches, config.steps)
+        if not self.here.main:
+            training.train(*arguments, progress=False, agree=self.here.agree)
+            return
         for path in self.directory.rglob(".*"):  # what a killed write left there
             if ASIDE.match(path.name):
                 path.unlink()
-        here = circumstances(self.device)
-        if self.log["sessions"] and self.log["sessions"][-1]["machine"] != here and progress:
+        machine = circumstances(self.device, self.here.count)
+        if self.log["sessions"] and self.log["sessions"][-1]["machine"] != machine and progress:
             print(
                 "This run began on another machine or other versions: it goes on, not bit for bit."
             )
-        self.log["sessions"] = [*self.log["sessions"], {"from": state.step, "machine": here}]
+        self.log["sessions"] = [*self.log["sessions"], {"from": state.step, "machine": machine}]
         self.before, self.began = self.log["seconds"], time.perf_counter()
-        self.looked, self.progress = state.step, progress
+        self.looked, self.written, self.progress = state.step, 0, progress
         self.watchdog = self._watchdog()
         try:
             training.train(
-                state,
-                self.model.step,
-                self.model.batches,
-                config.steps,
+                *arguments,
                 sample_every=config.every,
                 on_sample=self._look,
                 checkpoint=self.directory / "checkpoint",
@@ -326,6 +373,7 @@ class Run:
                 progress=progress,
                 label=config.recipe,
                 show_rate=True,
+                agree=self.here.agree,
             )
         finally:
             self._write_log()
@@ -369,18 +417,23 @@ class Run:
 
     def _write_scalars(self) -> None:
         state, size = self.model.state, math.ceil(self.config.steps / POINTS)
+        if not state.history:
+            return  # tensorboard takes a while to import, and the first update need not wait
         if self.writer is None:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 return
             where = str(self.directory / "tensorboard")
-            self.writer = SummaryWriter(where, purge_step=state.step + 1 if state.step else None)
+            # What a killed session wrote ends before or behind its checkpoint: all is written anew.
+            self.writer = SummaryWriter(where, purge_step=1)
         for name, values in state.history.items():
             for step, value in curve(values, size):
-                if step > self.looked:
+                whole = step % size == 0 or step == self.config.steps
+                if whole and step > self.written:
                     self.writer.add_scalar(name, value, step)
         self.writer.flush()
+        self.written = state.step // size * size
 
     def _write_log(self) -> None:
         seconds = self.before + time.perf_counter() - self.began
@@ -461,7 +514,7 @@ class Run:
             "peak_memory_mib": peak_memory(self.device),
             "sessions": self.log["sessions"],
             "evaluation": {"seconds": round(self.evaluating, 1)},
-            **circumstances(self.device),
+            **circumstances(self.device, self.here.count),
             "commit": environment.git_commit(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "curves": {name: curve(values, size) for name, values in state.history.items()},

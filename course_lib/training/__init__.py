@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from course_lib.training.loop import TrainingDiverged, train
+from course_lib.training.speed import channels_last, fast_bfloat16, hold_memory, in_bfloat16
 from course_lib.training.state import (
     EMA,
     TrainingState,
@@ -25,9 +26,13 @@ __all__ = [
     "TrainingDiverged",
     "TrainingState",
     "autoencoder_step",
+    "channels_last",
+    "fast_bfloat16",
     "gan_state",
     "gan_step",
     "generate",
+    "hold_memory",
+    "in_bfloat16",
     "iwae_step",
     "load_checkpoint",
     "sample_noise",

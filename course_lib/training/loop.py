@@ -50,6 +50,8 @@ class Recorder:
         self.names: list[str] = []
         self.rows: list[Tensor] = []
         self.batch: Tensor | None = None
+        # Looked up once: walking through the modules at every step would cost as much as a layer.
+        self.parameters = [list(module.parameters()) for module in state.modules.values()]
 
     def add(self, losses: Mapping[str, Tensor], batch: Tensor) -> None:
         """Record one finished step."""
@@ -62,10 +64,7 @@ class Recorder:
                 "keeps one set of names, so use one kind of step or start a new state."
             )
         self.names, self.batch = names, batch
-        gradients = [
-            [p.grad for p in module.parameters() if p.grad is not None]
-            for module in self.state.modules.values()
-        ]
+        gradients = [[p.grad for p in module if p.grad is not None] for module in self.parameters]
         # The norm of a module's gradient is finite only if every entry is: one fused check.
         norms = [torch.stack(torch._foreach_norm(g)).sum() for g in gradients if g]
         device = self.state.device
@@ -219,6 +218,7 @@ def train(
     progress: bool = True,
     label: str = "",
     show_rate: bool = False,
+    agree: Callable[[bool], bool] = bool,
 ) -> dict[str, list[float]]:
     """Call `step(state, batch)` until `state.step == steps`.
 
@@ -237,6 +237,8 @@ def train(
         progress: show a line with the latest losses.
         label: a word at the beginning of that line.
         show_rate: end that line with the images per second of this call.
+        agree: called after every step with whether Ctrl-C was pressed, and says whether to stop;
+            `Processes.agree` makes several processes stop after the same step.
 
     Modules train in train mode and get their modes back at the end.
 
@@ -282,7 +284,7 @@ def train(
             state.step += 1
             recorder.add(losses, batch)
 
-            last, stop = state.step == steps, interrupted()
+            last, stop = state.step == steps, agree(interrupted())
             bar.show(state.step, recorder, len(batch), force=last or stop)
             if on_sample and (last or (sample_every and state.step % sample_every == 0)):
                 recorder.flush()

@@ -42,9 +42,8 @@ class EMA:
     @torch.no_grad()
     def update(self) -> None:
         """Move the average one step towards the module's weights; call after its optimizer."""
-        pairs = zip(self.module.parameters(), self._source.parameters(), strict=True)
-        for average, weight in pairs:
-            average.lerp_(weight, 1 - self.decay)
+        averages, weights = list(self.module.parameters()), list(self._source.parameters())
+        torch._foreach_lerp_(averages, weights, 1 - self.decay)
         for mine, theirs in zip(self.module.buffers(), self._source.buffers(), strict=True):
             mine.copy_(theirs)
 
@@ -74,12 +73,17 @@ class TrainingState:
 
 
 def _adam(
-    parameters: Iterable[nn.Parameter], learning_rate: float, betas: tuple[float, float]
+    parameters: Iterable[nn.Parameter],
+    learning_rate: float,
+    betas: tuple[float, float],
+    fused: bool,
 ) -> torch.optim.Adam:
     """Adam, fused into one kernel; where torch refuses that, the ordinary one (same update)."""
     if not learning_rate > 0:
         raise ValueError(f"learning_rate must be positive, not {learning_rate}.")
     parameters = list(parameters)
+    if not fused:
+        return torch.optim.Adam(parameters, lr=learning_rate, betas=betas)
     try:
         return torch.optim.Adam(parameters, lr=learning_rate, betas=betas, fused=True)
     except RuntimeError:
@@ -96,6 +100,7 @@ def gan_state(
     ema_decay: float | None = 0.999,
     seed: int = 0,
     device: str | torch.device | None = None,
+    fused: bool = True,
 ) -> TrainingState:
     """State for `gan_step`: modules 'generator' and 'discriminator', each with its Adam.
 
@@ -106,8 +111,8 @@ def gan_state(
         ema_decay: None keeps no average; else `state.ema['generator'].module` is it.
         seed: of the noise.
         device: where to move the modules; None leaves them where they are.
-
-    Adam is fused where torch offers that on the device; the ordinary Adam stands in elsewhere.
+        fused: one kernel for the whole update of Adam, where torch offers that on the device; the
+            ordinary Adam, a loop over tensors, stands in elsewhere.
 
     Raises:
         ValueError: latent_dim, a learning rate or ema_decay is out of range.
@@ -121,7 +126,7 @@ def gan_state(
     return TrainingState(
         modules=modules,
         optimizers={
-            name: _adam(module.parameters(), rate, betas)
+            name: _adam(module.parameters(), rate, betas, fused)
             for (name, module), rate in zip(modules.items(), rates, strict=True)
         },
         ema={} if ema_decay is None else {"generator": EMA(generator, ema_decay)},
@@ -137,11 +142,12 @@ def vae_state(
     learning_rate: float = 1e-3,
     seed: int = 0,
     device: str | torch.device | None = None,
+    fused: bool = True,
 ) -> TrainingState:
     """State for `vae_step`: modules 'vae' and 'likelihood' under one Adam, named 'vae'.
 
-    `seed` is that of the posterior's draws; `device` moves both modules (None leaves them). Adam is
-    fused where torch offers that on the device; the ordinary Adam stands in elsewhere.
+    `seed` is that of the posterior's draws; `device` moves both modules (None leaves them);
+    `fused` as in `gan_state`.
 
     Raises:
         ValueError: learning_rate is not positive.
@@ -150,7 +156,7 @@ def vae_state(
     parameters = [p for module in modules.values() for p in module.parameters()]
     return TrainingState(
         modules=modules,
-        optimizers={"vae": _adam(parameters, learning_rate, (0.9, 0.999))},
+        optimizers={"vae": _adam(parameters, learning_rate, (0.9, 0.999), fused)},
         generator=torch.Generator().manual_seed(seed),
     )
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from course_lib.losses import adversarial, variational
 from course_lib.training.state import TrainingState, modes_kept
@@ -81,62 +83,72 @@ def gan_step(
     discriminator_steps: int = 1,
     penalty: Literal["r1", "gradient_penalty"] | None = None,
     penalty_weight: float = 10.0,
+    split_batch: bool = False,
+    reuse_fakes: bool = False,
+    join_batches: bool = False,
 ) -> dict[str, Tensor]:
     """Update the discriminator `discriminator_steps` times, then the generator once.
 
     Args:
         state: from `gan_state`.
         real: [batch, ...] data: images in [-1, 1], or points [batch, d]. Each discriminator update
-            uses the same real batch with fresh fakes.
+            uses the same real batch with fresh fakes, unless `split_batch`.
         penalty: 'r1' adds penalty_weight / 2 * r1_penalty(real), 'gradient_penalty' adds
             penalty_weight * gradient_penalty(real, fake), to the discriminator's loss.
+        split_batch: give each discriminator update its own part of `real`, batch /
+            discriminator_steps images of it (Gulrajani et al. 2017, Algorithm 1).
+        reuse_fakes: let the generator learn from the fakes that the last discriminator update saw,
+            at the cost of one pass of the generator less. Fresh ones, the default, are independent
+            of what the discriminator has just learnt.
+        join_batches: real and fake pass the discriminator in one batch: the same numbers in
+            larger, faster products. Not with layers in it that tie the images of a batch together.
 
     Returns:
         Scalars before the last update of each player: discriminator_loss (without the penalty),
         generator_loss, real_logit and fake_logit (means); `penalty` (unweighted) if there is one.
 
     Raises:
-        ValueError: unknown penalty, discriminator_steps below 1, or images of a wrong range in the
-            first batch (later ones are not looked at, so that a GPU need not wait).
+        ValueError: unknown penalty, discriminator_steps below 1, a batch that cannot be split
+            evenly, layers that forbid joining, or images of a wrong range in the first batch (later
+            ones are not looked at, so that a GPU need not wait).
 
     Source: Goodfellow et al. 2014, Algorithm 1.
     """
-    if penalty not in (None, "r1", "gradient_penalty") or discriminator_steps < 1:
-        raise ValueError(
-            "penalty must be None, 'r1' or 'gradient_penalty' and discriminator_steps at least 1, "
-            f"not {penalty!r} and {discriminator_steps}."
-        )
+    _require_options(state, real, discriminator_steps, penalty, split_batch, join_batches)
     generator, discriminator = state.modules["generator"], state.modules["discriminator"]
     device = state.device
     real = real.to(device)
-    if state.step == 0 and real.ndim == 4:
-        _require_signed_images(real)
+    parts = real.chunk(discriminator_steps) if split_batch else (real,) * discriminator_steps
+    n = len(parts[0])
 
-    for _ in range(discriminator_steps):
-        with torch.no_grad():  # the generator is a constant here
-            fake = generator(sample_noise(len(real), state.latent_dim, state.generator, device))
-        # Two passes, so that batch normalisation never mixes real and fake statistics.
-        real_logits, fake_logits = discriminator(real), discriminator(fake)
+    for i, part in enumerate(parts, start=1):
+        # The generator is a constant here; a graph through it is kept only if it is used below.
+        with torch.set_grad_enabled(reuse_fakes and i == discriminator_steps):
+            made = generator(sample_noise(n, state.latent_dim, state.generator, device))
+        fake = made.detach()
+        if join_batches:
+            logits = _logits(discriminator, torch.cat([part, fake]))
+            real_logits, fake_logits = logits.chunk(2)
+        else:
+            # Two passes, so that batch normalisation never mixes real and fake statistics.
+            real_logits, fake_logits = (_logits(discriminator, x) for x in (part, fake))
         discriminator_loss = objective = loss.discriminator(real_logits, fake_logits)
         values = {"discriminator_loss": discriminator_loss}
         if penalty == "r1":
-            values["penalty"] = adversarial.r1_penalty(discriminator, real)
+            values["penalty"] = adversarial.r1_penalty(discriminator, part)
             objective = discriminator_loss + penalty_weight / 2 * values["penalty"]
         elif penalty == "gradient_penalty":
             values["penalty"] = adversarial.gradient_penalty(
-                discriminator, real, fake, state.generator
+                discriminator, part, fake, state.generator
             )
             objective = discriminator_loss + penalty_weight * values["penalty"]
-        state.optimizers["discriminator"].zero_grad()
-        objective.backward()
-        state.optimizers["discriminator"].step()
+        _descend(state.optimizers["discriminator"], objective)
 
     with _frozen(discriminator):
-        fake = generator(sample_noise(len(real), state.latent_dim, state.generator, device))
-        generator_loss = loss.generator(discriminator(fake))
-        state.optimizers["generator"].zero_grad()
-        generator_loss.backward()
-        state.optimizers["generator"].step()
+        if not reuse_fakes:
+            made = generator(sample_noise(n, state.latent_dim, state.generator, device))
+        generator_loss = loss.generator(_logits(discriminator, made))
+        _descend(state.optimizers["generator"], generator_loss)
     for ema in state.ema.values():
         ema.update()
 
@@ -146,6 +158,62 @@ def gan_step(
         "fake_logit": fake_logits.mean(),
     }
     return {name: value.detach() for name, value in values.items()}
+
+
+def _require_options(
+    state: TrainingState,
+    real: Tensor,
+    discriminator_steps: int,
+    penalty: str | None,
+    split_batch: bool,
+    join_batches: bool,
+) -> None:
+    if penalty not in (None, "r1", "gradient_penalty") or discriminator_steps < 1:
+        raise ValueError(
+            "penalty must be None, 'r1' or 'gradient_penalty' and discriminator_steps at least 1, "
+            f"not {penalty!r} and {discriminator_steps}."
+        )
+    if split_batch and len(real) % discriminator_steps:
+        raise ValueError(
+            f"A batch of {len(real)} cannot be split among {discriminator_steps} discriminator "
+            "steps; make its size a multiple of their number."
+        )
+    if state.step > 0:
+        return  # what follows does not change from step to step
+    if real.ndim == 4:
+        _require_signed_images(real)
+    tying = batch_layer(state.modules["discriminator"]) if join_batches else None
+    if tying is not None:
+        raise ValueError(
+            f"join_batches would mix real and fake images in the discriminator's {tying}; "
+            "leave it out, or build the discriminator without that layer."
+        )
+
+
+def batch_layer(module: nn.Module) -> str | None:
+    """Name of a layer whose output for one image depends on the others of its batch, or on chance.
+
+    Batch normalisation ties images together; dropout draws other numbers for a joined batch, and
+    spectral normalisation takes one step of its power iteration per pass.
+    """
+    tying = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    for layer in module.modules():
+        active = not (isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p == 0)
+        if (isinstance(layer, tying) and active) or is_parametrized(layer):
+            return type(layer).__name__
+    return None
+
+
+def _logits(discriminator: nn.Module, x: Tensor) -> Tensor:
+    """Logits [batch], in float32 where autocast made them bfloat16."""
+    logits = discriminator(x)
+    return logits.float() if logits.dtype == torch.bfloat16 else logits
+
+
+def _descend(optimizer: torch.optim.Optimizer, objective: Tensor) -> None:
+    optimizer.zero_grad()
+    objective.backward()
+    optimizer.step()
 
 
 def vae_step(
@@ -172,10 +240,12 @@ def vae_step(
     vae, likelihood = state.modules["vae"], state.modules["likelihood"]
     x = x.to(state.device)
     given = () if condition is None else (condition.to(state.device),)
-    bound = variational.elbo(x, vae(x, state.generator, *given), likelihood, beta=beta, kl=kl)
-    state.optimizers["vae"].zero_grad()
-    bound.negative.backward()
-    state.optimizers["vae"].step()
+    output = vae(x, state.generator, *given)
+    if output.decoded.dtype == torch.bfloat16:  # autocast: sums over pixels need more digits
+        names = ("decoded", "mu", "log_var", "z")
+        output = SimpleNamespace(**{name: getattr(output, name).float() for name in names})
+    bound = variational.elbo(x, output, likelihood, beta=beta, kl=kl)
+    _descend(state.optimizers["vae"], bound.negative)
     for ema in state.ema.values():
         ema.update()
     return {
@@ -204,16 +274,15 @@ def iwae_step(state: TrainingState, x: Tensor, *, k: int = 5) -> dict[str, Tenso
     vae, likelihood = state.modules["vae"], state.modules["likelihood"]
     x = x.to(state.device)
     # Row i + j * batch is draw j of image i.
-    mu, log_var = (t.repeat(k, 1) for t in vae.encode(x))
+    mu, log_var = (t.to(x.dtype).repeat(k, 1) for t in vae.encode(x))
     z = vae.sample_posterior(mu, log_var, state.generator)
-    log_p = likelihood.log_prob(x.repeat(k, *[1] * (x.ndim - 1)), vae.decode(z))
+    decoded = vae.decode(z).to(x.dtype)
+    log_p = likelihood.log_prob(x.repeat(k, *[1] * (x.ndim - 1)), decoded)
     # log p(z) - log q(z|x); the two constants -d/2 log(2 pi) cancel.
     log_ratio = 0.5 * ((z - mu).square() / log_var.exp() + log_var - z.square()).sum(1)
     log_w = (log_p + log_ratio).view(k, len(x))
     bound = (torch.logsumexp(log_w, 0) - math.log(k)).mean()
-    state.optimizers["vae"].zero_grad()
-    (-bound).backward()
-    state.optimizers["vae"].step()
+    _descend(state.optimizers["vae"], -bound)
     for ema in state.ema.values():
         ema.update()
     return {"loss": -bound.detach(), "elbo": log_w.detach().mean()}
@@ -230,10 +299,14 @@ def autoencoder_step(state: TrainingState, x: Tensor) -> dict[str, Tensor]:
     Source: Hinton and Salakhutdinov 2006, for the measure.
     """
     x = x.to(state.device)
-    loss = (state.modules["autoencoder"](x).sigmoid() - x).square().flatten(1).sum(1).mean()
-    state.optimizers["autoencoder"].zero_grad()
-    loss.backward()
-    state.optimizers["autoencoder"].step()
+    loss = (
+        (state.modules["autoencoder"](x).to(x.dtype).sigmoid() - x)
+        .square()
+        .flatten(1)
+        .sum(1)
+        .mean()
+    )
+    _descend(state.optimizers["autoencoder"], loss)
     for ema in state.ema.values():
         ema.update()
     return {"loss": loss.detach()}

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from torch import nn
 
-from course_lib import data, environment, metrics
+from course_lib import data, environment, metrics, training
 from course_lib.recipes import catalogue, evaluation, families, networks, runs
 from course_lib.recipes.catalogue import RECIPES
 from course_lib.training import train
 
-SMALL = {"width": 8, "samples": 20, "test_images": 20, "importance_samples": 3, "batch_size": 16}
+SMALL = {"width": 8, "samples": 20, "test_images": 20, "importance_samples": 3, "batch_size": 20}
+SMALL |= {"centroids": 20, "centroid_rounds": 2}
 
 
 def small_run(name, steps=3, **settings):
@@ -81,6 +84,8 @@ def test_figures_belong_to_the_settings_of_the_paper():
         return [f.value for f in RECIPES[name].figures(config.settings)]
 
     assert shown("vae_mnist") == [86.76, 19] and shown("vae_mnist", beta=2.0) == []
+    assert shown("vae_mnist", k=5) == [86.47, 20] and shown("vae_mnist", k=50) == [86.35, 20]
+    assert shown("vae_mnist", k=5, data="binarized_mnist") == [88.83, 19]
     assert shown("iwae_mnist", k=50) == [84.78, 25] and shown("iwae_mnist", k=5) == [85.54, 22]
     assert shown("iwae_mnist", k=7) == [] and shown("iwae_mnist", width=100) == []
     assert shown("iwae_mnist", k=5, data="binarized_mnist") == [87.63]
@@ -109,12 +114,85 @@ def test_the_networks_of_the_papers_have_their_sizes():
     ).model.state.modules["autoencoder"]
     assert sizes(model.encoder) == [(784, 1000), (1000, 500), (500, 250), (250, 30)]
     assert sizes(model.decoder) == [(30, 250), (250, 500), (500, 1000), (1000, 784)]
+    recipe = RECIPES["gan_mnist_parzen"].defaults("gpu")
+    generator = networks.relu_generator((1, 28, 28), recipe["latent_dim"], recipe["width"])
+    assert sizes(generator) == [(100, 1200), (1200, 1200), (1200, 784)]
+    discriminator = networks.maxout_discriminator((1, 28, 28), recipe["discriminator_width"])
+    assert sizes(discriminator) == [(784, 240 * 5), (240, 240 * 5), (240, 1)]
+    assert [m.p for m in discriminator if isinstance(m, nn.Dropout)] == [0.2, 0.5, 0.5]
 
 
 def test_a_tanh_vae_begins_at_the_mean_of_the_data():
     mean = torch.rand(1, 6, 6) * 0.8 + 0.1
     vae = networks.tanh_vae((1, 6, 6), 2, (5, 5), mean)
     assert torch.allclose(vae.decode(torch.zeros(1, 2)).sigmoid()[0], mean, atol=1e-6)
+
+
+def test_the_generator_of_2014_begins_at_the_mean_of_the_data_and_black_pixels_count_nothing():
+    mean = torch.rand(1, 6, 6) * 0.8 + 0.1
+    generator = networks.relu_generator((1, 6, 6), 4, 5, mean)
+    assert torch.allclose((generator(torch.zeros(1, 4))[0] + 1) / 2, mean, atol=1e-6)
+    discriminator = networks.maxout_discriminator((1, 6, 6), 3, 0.0, 1.0)
+    x = torch.rand(4, 1, 6, 6) * 2 - 1
+    assert torch.equal(discriminator(-torch.ones(4, 1, 6, 6)), torch.zeros(4))
+    assert torch.equal(discriminator(x), torch.zeros(4))  # all pixels dropped
+    assert not torch.equal(discriminator.eval()(x), torch.zeros(4))
+
+
+def test_gradient_descent_of_2014_follows_its_schedules():
+    settings = {"learning_rate": 0.1, "discriminator_learning_rate": 0.05, "momentum_epochs": 5}
+    run = small_run("gan_mnist_parzen", optimizer="sgd", **settings)
+    state, epoch = run.model.state, run.model.batches.batches_per_epoch
+    x, seen = next(run.model.batches), []
+    for step in (0, 2 * epoch - 1, 3 * epoch, 50 * epoch):
+        state.step = step
+        run.model.step(state, x)
+        groups = [state.optimizers[n].param_groups[0] for n in ("generator", "discriminator")]
+        assert groups[0]["lr"] == pytest.approx(0.1 / 1.000004**step)
+        assert groups[1]["lr"] == pytest.approx(0.05 / 1.000004**step)
+        assert groups[0]["momentum"] == groups[1]["momentum"]
+        seen.append(groups[0]["momentum"])
+    assert seen == pytest.approx([0.5, 0.5, 0.6, 0.7])
+
+
+def test_the_first_update_of_gradient_descent_is_the_gradient():
+    run = small_run("gan_mnist_parzen", optimizer="sgd", momentum=0.5, learning_rate=0.1)
+    generator = run.model.state.modules["generator"]
+    before = [p.detach().clone() for p in generator.parameters()]
+    run.model.step(run.model.state, next(run.model.batches))
+    for old, new in zip(before, generator.parameters(), strict=True):
+        assert torch.allclose(new, old - 0.1 * new.grad, atol=1e-7)
+    adam = small_run("gan_mnist_parzen", optimizer="adam").model.state.optimizers["generator"]
+    assert isinstance(adam, torch.optim.Adam)
+
+
+def test_k_draws_give_the_mean_of_k_bounds():
+    model, x = small_run("vae_mnist", k=4).model, None
+    state, x = model.state, next(model.batches).round()
+    vae = state.modules["vae"]
+    noise = torch.Generator().set_state(state.generator.get_state())
+    mu, log_var = (t.double() for t in vae.encode(x))
+    q = torch.distributions.Normal(mu, (0.5 * log_var).exp())
+    kl = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0)).sum(1).mean()
+    z = (mu + q.stddev * torch.randn(4 * len(x), 50, generator=noise).view(4, len(x), 50)).float()
+    logits = vae.decode(z.flatten(0, 1)).double()
+    bernoulli = torch.distributions.Bernoulli(logits=logits)
+    log_p = bernoulli.log_prob(x.double().repeat(4, 1, 1, 1)).flatten(1).sum(1).mean()
+    found = families.averaged_step(state, x, k=4, beta=2.0)
+    assert found["reconstruction"].item() == pytest.approx(log_p.item(), rel=1e-5)
+    assert found["kl"].item() == pytest.approx(kl.item(), rel=1e-5)
+    assert found["loss"].item() == pytest.approx((2 * kl - log_p).item(), rel=1e-5)
+
+
+def test_one_draw_of_the_average_is_the_ordinary_step():
+    weights = []
+    for step in (training.vae_step, partial(families.averaged_step, k=1)):
+        model = small_run("vae_mnist").model
+        x = next(model.batches).round()
+        values = step(model.state, x, beta=1.5)
+        parameters = model.state.modules["vae"].parameters()
+        weights.append([*values.values(), *(p.detach() for p in parameters)])
+    assert all(map(torch.equal, *weights))
 
 
 def test_stages_of_the_learning_rate_are_powers_of_three():
@@ -207,6 +285,23 @@ def test_images_held_out_are_those_that_fix_the_parzen_window(monkeypatch):
     run.evaluate()
     whole = data.load("digits").as_float(range=(0, 1)).flatten(1)
     assert torch.equal(seen[0]["validation"], whole[len(run.train_set) :])
+
+
+def test_centroids_are_those_of_scikit_learn():
+    images = data.load("digits").subset(300)
+    start = evaluation.some(images, 12).as_float(range=(0, 1)).flatten(1)
+    x = images.as_float(range=(0, 1)).flatten(1).double().numpy()
+    for rounds in (1, 4):
+        # Scikit-learn assigns once more than it moves; its centres are those of the last move.
+        theirs = KMeans(12, init=start.double().numpy(), n_init=1, max_iter=rounds, tol=0).fit(x)
+        ours = evaluation.k_means(images, 12, rounds)
+        assert torch.allclose(ours.double(), torch.from_numpy(theirs.cluster_centers_), atol=1e-5)
+
+
+def test_an_empty_cluster_stays_where_it_is():
+    pixels = torch.tensor([0, 0, 0, 255], dtype=torch.uint8)[:, None, None, None]
+    found = evaluation.k_means(data.ImageSet(pixels.expand(4, 1, 2, 2)), 4, 3)
+    assert sorted(found[:, 0].tolist()) == [0.0, 0.0, 0.0, 1.0]
 
 
 def test_real_images_score_at_the_floor():

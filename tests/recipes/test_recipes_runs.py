@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -430,27 +429,71 @@ def test_a_grid_shows_every_image_where_it_belongs(tmp_path):
         assert (part == 20 * i).all()
 
 
-def test_scalars_go_to_tensorboard_where_it_is_installed(tmp_path, monkeypatch):
-    written = []
-
-    class Writer:
-        def __init__(self, directory, purge_step=None):
-            self.directory, self.purge_step = directory, purge_step
-
-        def add_scalar(self, name, value, step):
-            written.append((name, step, value))
-
-        def flush(self):
-            pass
-
-        close = flush
-
-    fake = types.ModuleType("torch.utils.tensorboard")
-    fake.SummaryWriter = Writer
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
-    card = runs.train("vae_mnist", out=tmp_path / "run", progress=False, **WANTED)
+def test_scalars_in_tensorboard_are_the_curves_of_the_card(tmp_path, monkeypatch):
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="needs tensorboard"
+    )
+    directory = tmp_path / "run"
+    monkeypatch.setattr(runs, "POINTS", 25)  # points of 3 steps, and a look after 6, 12, 18, ...
+    with monkeypatch.context() as patched:
+        patched.setattr(runs.Run, "_look", interrupt_at(runs.Run._look, 30))
+        with pytest.raises(KeyboardInterrupt):
+            runs.train("vae_mnist", out=directory, progress=False, **WANTED)
+    card = runs.train("vae_mnist", out=directory, resume=True, progress=False)
+    found = accumulator.EventAccumulator(str(directory / "tensorboard"))
+    found.Reload()
+    assert set(found.Tags()["scalars"]) == set(card["curves"])
     for name, points in card["curves"].items():
-        assert [[s, v] for n, s, v in written if n == name] == points  # every step once
+        events = [(event.step, event.value) for event in found.Scalars(name)]
+        assert [step for step, _ in events] == [step for step, _ in points]  # every step once
+        values = torch.tensor([value for _, value in points])
+        assert torch.equal(torch.tensor([value for _, value in events]), values)  # float32
+
+
+def test_without_tensorboard_a_run_has_no_scalars(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    wanted = WANTED | {"steps": 6}
+    assert runs.train("vae_mnist", out=tmp_path / "run", progress=False, **wanted)
+    assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs the locks of a POSIX system")
+def test_a_second_process_in_a_directory_is_refused(half):
+    before = files(half)
+    with cards.locked(half):
+        assert (half / ".lock").read_text() == str(os.getpid())
+        with pytest.raises(ValueError, match=rf"^Process {os.getpid()} is training in .* now: "):
+            runs.train("vae_mnist", out=half, resume=True, progress=False)
+        assert (half / ".lock").exists()
+    assert files(half) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_killed_process_leaves_no_lock(tmp_path):
+    inside, outside = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with cards.locked(tmp_path):
+            os.write(outside, b"locked")
+            signal.pause()
+    assert os.read(inside, 6) == b"locked"
+    with pytest.raises(ValueError, match=f"Process {child} is training"):
+        with cards.locked(tmp_path):
+            pass
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert (tmp_path / ".lock").exists()
+    with cards.locked(tmp_path):
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+
+
+def test_a_lock_on_a_new_directory_leaves_nothing(tmp_path):
+    with cards.locked(tmp_path / "run"):
+        pass
+    with pytest.raises(OSError, match="Could not lock"):
+        with cards.locked(Path("/dev/null/run")):
+            pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def look(real, fake, features=None, history=None):
@@ -496,22 +539,30 @@ def test_a_discriminator_that_wins_is_on_the_card(tmp_path):
     assert "dead discriminator" in kinds
 
 
+def stored_card(folder, place, minutes, steps, day, **changes):
+    config = runs.configure("iwae_mnist", "laptop")
+    card = {"recipe": "iwae_mnist", "wall_seconds": 60 * minutes, "evaluation": {"seconds": 30}}
+    card |= {"config": {"profile": "laptop", "steps": steps, "settings": config.settings}}
+    card |= {"device": "toaster", "peak_memory_mib": 512.0, "finished": f"2026-01-0{day}"}
+    (folder / place).mkdir()
+    (folder / place / "card.json").write_text(json.dumps(card | changes))
+
+
 def test_the_list_of_recipes_reads_the_newest_full_card(tmp_path, monkeypatch):
     monkeypatch.setenv("COURSE_OUTPUT", str(tmp_path))
+    monkeypatch.setattr(cards.environment, "data_file", lambda *parts: tmp_path / "none")
+    own = RECIPES["iwae_mnist"].steps["laptop"]
     assert "not run yet" in row_of("iwae_mnist")
-    config = runs.configure("iwae_mnist", "laptop")
-    for place, minutes, steps, day in (("a", 1, 10_000, 1), ("b", 2, 10_000, 2), ("c", 9, 5, 3)):
-        card = {"recipe": "iwae_mnist", "wall_seconds": 60 * minutes, "evaluation": {"seconds": 30}}
-        card |= {"config": {"profile": "laptop", "steps": steps, "settings": config.settings}}
-        card |= {"device": "toaster", "peak_memory_mib": 512.0, "finished": f"2026-01-0{day}"}
-        (tmp_path / place).mkdir()
-        (tmp_path / place / "card.json").write_text(json.dumps(card))
-    assert "laptop: 2.5, 512 MiB, toaster" in row_of("iwae_mnist")
+    stored_card(tmp_path, "c", 9, 5, 3, peak_memory_mib=None)
+    assert " 5 steps: 9.5 min, toaster" in row_of("iwae_mnist")
+    stored_card(tmp_path, "a", 1, own, 1)
+    stored_card(tmp_path, "b", 2, own, 2)
+    assert "laptop: 2.5 min, 512 MiB, toaster" in row_of("iwae_mnist")
 
 
 def test_every_recipe_is_listed(capsys):
     assert command_line.main(["recipes"]) == 0
-    lines = capsys.readouterr().out.splitlines()[2:]
+    lines = capsys.readouterr().out.splitlines()[2:-2]
     assert [line.split()[0] for line in lines] == list(RECIPES)
 
 

@@ -1,0 +1,205 @@
+"""Several processes: the same gradients, losses and runs as one, and no hanging when one dies."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from course_lib.training import processes
+from course_lib.training.processes import JoinedNoise, Processes, ProcessLost
+
+pytest.importorskip("accelerate", reason="several processes need the extra distributed")
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+SCRIPT = Path(__file__).with_name("two_processes.py")
+ALONE = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def start(*words: object) -> subprocess.CompletedProcess:
+    environment = {**os.environ, **ALONE}
+    words = [str(word) for word in words]
+    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """By case: what one process finds, and what each of two do."""
+    directory = tmp_path_factory.mktemp("equal")
+    done = start(sys.executable, SCRIPT, "equal", directory)
+    assert done.returncode == 0, done.stderr
+    return [torch.load(directory / f"{name}.pt") for name in ("1-0", "2-0", "2-1")]
+
+
+CASES = [
+    "gan",
+    "gan, two discriminator steps",
+    "gan, a part of the batch per step",
+    "gan, gradient penalty",
+    "gan, r1",
+    "gan, dropout",
+    "dcgan, batch norm",
+    "vae",
+    "vae, conditional",
+    "iwae",
+    "autoencoder",
+]
+
+
+@needs_fork
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_find_what_one_finds_with_the_joined_batch(results, case):
+    alone, *two = (found[case] for found in results)
+    assert any(name.startswith("gradient of") for name in alone)
+    assert any(name.endswith("at step 2") for name in alone)
+    for found in two:
+        assert found.keys() == alone.keys()
+        for name, value in alone.items():
+            # Random states are bytes and equal; all else is equal but for the order of sums.
+            torch.testing.assert_close(found[name], value, rtol=1e-12, atol=1e-12, msg=name)
+
+
+@needs_fork
+def test_gradients_are_those_of_distributed_data_parallel(results):
+    _, *two = results
+    for found in two:
+        for name, gradient in found["DistributedDataParallel"].items():
+            mine = found["autoencoder"][name.replace("of ", "of autoencoder.")]
+            torch.testing.assert_close(mine, gradient, rtol=1e-12, atol=1e-12)
+
+
+@needs_fork
+def test_a_run_that_lost_a_process_goes_on_with_any_number(tmp_path):
+    done = start(sys.executable, SCRIPT, "survive", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = {d.name: json.loads((d / "card.json").read_text()) for d in tmp_path.iterdir()}
+    whole = found["whole, 2"]
+    assert found["killed 0"]["weights"] == whole["weights"]  # to the last bit
+    assert found["killed 0"]["metrics"] == whole["metrics"]
+    for name in ("whole, 1", "killed 1"):
+        for curve, points in found[name]["curves"].items():
+            torch.testing.assert_close(
+                torch.tensor(points), torch.tensor(whole["curves"][curve]), rtol=1e-4, atol=1e-4
+            )
+    numbers = [s["machine"]["processes"] for s in found["killed 1"]["sessions"]]
+    assert numbers == [2, 1] and whole["processes"] == 2
+    for directory in tmp_path.iterdir():  # both processes wrote one run's files
+        assert len(list((directory / "checkpoint").iterdir())) == 3
+
+
+@needs_fork
+def test_accelerate_launch_ends_with_a_sentence_when_a_process_is_killed(tmp_path):
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    launcher += ["--num_processes", "2", "--main_process_port", "0"]
+    done = start(*launcher, SCRIPT, "command", tmp_path)
+    assert done.returncode != 0
+    assert "Process 0 of 2 has lost another one" in done.stderr
+    manifest = json.loads((tmp_path / "run" / "checkpoint" / "manifest.json").read_text())
+    assert manifest["step"] == 4 and not (tmp_path / "run" / "card.json").exists()
+
+
+def test_one_process_alone_changes_nothing():
+    here, step = Processes(), object()
+    assert here.main and here.step(step) is step and here.rows(7) == slice(0, 7)
+    assert here.agree(True) and not here.agree(False)
+    assert here.first(lambda: 5) == 5 and here.in_turn(lambda: 6) == 6
+    values = {"loss": torch.tensor(2.0)}
+    assert here.mean(values) == values
+    with pytest.raises(OSError):
+        here.first(lambda: Path("/nowhere/at/all").read_bytes())
+
+
+def test_rows_are_a_partition_in_equal_parts():
+    for count in (1, 2, 3, 4):
+        parts = [torch.arange(12)[Processes(rank, count).rows(12)] for rank in range(count)]
+        assert torch.cat(parts).sort().values.equal(torch.arange(12))
+        assert {len(part) for part in parts} == {12 // count}
+    with pytest.raises(ValueError, match=r"batch of 10 .* 3 processes: choose a batch size"):
+        Processes(0, 3).rows(10)
+
+
+def joined(draw, count, n):
+    """What `count` processes with equal generators draw, one after another."""
+    found = []
+    for rank in range(count):
+        generator = torch.Generator().manual_seed(11)
+        torch.manual_seed(12)
+        with JoinedNoise(Processes(rank, count), generator):
+            found.append(draw(generator, n))
+    return found
+
+
+def test_noise_of_the_parts_is_the_noise_of_the_whole():
+    draws = [
+        lambda g, n: torch.randn(n, 3, generator=g),
+        lambda g, n: torch.rand((n, 1, 2), generator=g),
+        lambda g, n: torch.randn(size=(n,), generator=g, dtype=torch.float64),
+        lambda g, n: nn.functional.dropout(torch.ones(n, 9), 0.3),
+    ]
+    for draw in draws:
+        whole, parts = joined(draw, 1, 8)[0], joined(draw, 4, 2)
+        for rank, part in enumerate(parts):
+            assert part.equal(whole[rank::4])
+    # k draws per example: block j holds draw j of every example.
+    draw = lambda g, n: torch.randn(5 * n, 2, generator=g).view(5, n, 2)  # noqa: E731
+    whole = joined(draw, 1, 8)[0]
+    for rank, part in enumerate(joined(draw, 4, 2)):
+        assert part.equal(whole[:, rank::4])
+
+
+def test_what_does_not_belong_to_the_run_or_is_not_in_training_is_left_alone():
+    other = torch.Generator().manual_seed(1)
+    with JoinedNoise(Processes(1, 2), torch.Generator()):
+        drawn = torch.randn(3, generator=other)
+        assert nn.functional.dropout(torch.ones(3), 0.5, training=False).equal(torch.ones(3))
+    assert drawn.equal(torch.randn(3, generator=torch.Generator().manual_seed(1)))
+
+
+def test_noise_that_cannot_be_split_is_refused():
+    generator = torch.Generator()
+    with JoinedNoise(Processes(0, 2), generator):
+        for draw in (
+            lambda: torch.empty(4).normal_(generator=generator),
+            lambda: torch.randint(3, (4,), generator=generator),
+        ):
+            with pytest.raises(ValueError, match=r"split only what torch\.randn and torch\.rand"):
+                draw()
+
+
+def test_a_lost_process_is_told_from_an_error_of_a_step(monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(processes.dist, "all_reduce", broken)
+    with pytest.raises(ProcessLost, match="--resume goes on from its last checkpoint"):
+        Processes(1, 2).mean({"loss": torch.tensor(math.pi)})
+
+
+def test_without_accelerate_a_sentence_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ValueError, match=r"'\.\[distributed\]'"):
+        processes.connect()
+
+
+def test_one_process_where_several_were_asked_for_is_refused(monkeypatch):
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    with pytest.raises(ValueError, match="add --multi_gpu"):
+        processes.connect()
+
+
+def test_a_launch_of_one_calls_the_function_here():
+    called = []
+    processes.launch(called.append, 3, count=1)
+    assert called == [3]
+    with pytest.raises(ValueError, match="at least 1 process"):
+        processes.launch(called.append, 3, count=0)
