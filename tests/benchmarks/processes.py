@@ -87,15 +87,16 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=3, help="turns of 1 and 2 processes")
     arguments.add_argument("--windows", type=int, default=5, help="per turn")
     arguments.add_argument("--seconds", type=float, default=1.0, help="of a window, about")
+    arguments.add_argument("--only", default="", help="workloads whose name holds this word")
     arguments.add_argument("--out", type=Path, default=RESULTS / "benchmark_processes.json")
     options = arguments.parse_args()
     rows = []
-    for name in WORKLOADS:
+    for name in (name for name in WORKLOADS if options.only in name):
         rates: dict[int, list[float]] = {1: [], 2: []}
         for _ in range(options.rounds):
             for count, found in rates.items():
                 with tempfile.NamedTemporaryFile() as file:
-                    run = partial(processes.launch, count=count) if count > 1 else in_a_child
+                    run = in_a_child if count == 1 else partial(processes.launch, count=count)
                     run(work, name, options.windows, options.seconds, file.name)
                     found += json.loads(Path(file.name).read_text())
         medians = {str(count): round(statistics.median(r), 1) for count, r in rates.items()}

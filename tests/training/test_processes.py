@@ -107,7 +107,7 @@ def test_accelerate_launch_ends_with_a_sentence_when_a_process_is_killed(tmp_pat
 
 def test_one_process_alone_changes_nothing():
     here, step = Processes(), object()
-    assert here.main and here.step(step) is step and here.rows(7) == slice(0, 7)
+    assert here.main and here.step(step) is step and here.rows(7) == slice(0, 7, 1)
     assert here.agree(True) and not here.agree(False)
     assert here.first(lambda: 5) == 5 and here.in_turn(lambda: 6) == 6
     values = {"loss": torch.tensor(2.0)}
