@@ -275,8 +275,8 @@ def _add_recipe_commands(commands: Any) -> None:
     command.add_argument("--resume", action="store_true", help="go on with the run in DIR")
     command.set_defaults(call=train_command)
 
-    command = commands.add_parser("sample", help="draw images from a run")
-    command.add_argument("run", metavar="DIR")
+    command = commands.add_parser("sample", help="draw images from a run, or from shipped weights")
+    command.add_argument("run", metavar="DIR|NAME", help="a run, or weights of data/checkpoints")
     command.add_argument("-n", type=int, default=64, help="number of images (default 64)")
     command.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     command.add_argument("--out", metavar="FILE", help=".png or .npz (default DIR/samples.png)")

@@ -36,7 +36,7 @@ from torch import Tensor
 
 from course_lib import data, environment, training
 from course_lib.models import count_parameters
-from course_lib.recipes import catalogue
+from course_lib.recipes import catalogue, pretrained
 from course_lib.recipes.cards import (
     ASIDE,
     circumstances,
@@ -270,18 +270,26 @@ def sample(
 ) -> Path:
     """Draw n images of a run into a picture (.png) or an array `images` of uint8 (.npz).
 
+    Where there is no such directory, the name is that of weights that came with the course
+    (`pretrained.names`), and the picture is NAME-samples.png in the working directory.
+
     Raises:
         ValueError: no run in the directory, nothing trained yet, n below 1, or another suffix.
     """
-    path = Path(directory, "samples.png") if out is None else Path(out).expanduser()
+    shipped = not Path(directory).expanduser().exists() and str(directory) in pretrained.names()
+    default = Path(f"{directory}-samples.png" if shipped else Path(directory, "samples.png"))
+    path = Path(default if out is None else out).expanduser()
     if n < 1 or path.suffix.lower() not in (".png", ".npz"):
         raise ValueError(f"cannot write {n} images to {path.name}: give n >= 1 and .png or .npz.")
-    run = restored(directory, device)
+    if shipped:
+        model = pretrained.pretrained(str(directory), device)
+    else:
+        model = restored(directory, device).model
     source, blocks = torch.Generator().manual_seed(seed), range(0, n, 500)
-    with training.state.modes_kept(*run.model.state.modules.values()):
-        for module in run.model.state.modules.values():
+    with training.state.modes_kept(*model.state.modules.values()):
+        for module in model.state.modules.values():
             module.eval()
-        images = torch.cat([run.model.draw(min(500, n - start), source) for start in blocks])
+        images = torch.cat([model.draw(min(500, n - start), source) for start in blocks])
     pixels = (images * 255).round().to(torch.uint8)
     buffer = io.BytesIO()
     if path.suffix.lower() == ".npz":

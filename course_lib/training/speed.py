@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from course_lib.training.loop import Step
 from course_lib.training.state import TrainingState
-
-Step = Callable[[TrainingState, Tensor], Mapping[str, Tensor]]
 
 # Numbers of the parameters of `mallopt` in glibc's malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4

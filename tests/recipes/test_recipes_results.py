@@ -98,6 +98,21 @@ def test_of_a_gan_the_averaged_generator_travels_alone(finished, folder):
     assert stored["bytes"] < 4 * parameters
 
 
+def test_shipped_weights_are_sampled_by_name_like_the_run_they_come_from(
+    finished, folder, monkeypatch, capsys
+):
+    results.publish(finished / "dcgan_mnist-0", weights=True)
+    monkeypatch.chdir(folder)
+    command_line.main(["sample", "dcgan_mnist", "-n", "3", "--seed", "5", "--out", "a.npz"])
+    runs.sample(finished / "dcgan_mnist-0", 3, seed=5, out=folder / "b.npz")
+    shipped, own = (np.load(folder / name)["images"].astype(int) for name in ("a.npz", "b.npz"))
+    assert shipped.shape == (3, 1, 28, 28) and abs(shipped - own).max() <= 5
+    assert runs.sample("dcgan_mnist", 1) == Path("dcgan_mnist-samples.png")
+    with pytest.raises(ValueError, match="There is no run in dcgan_fashion"):
+        runs.sample("dcgan_fashion", 1)
+    assert "3 images lie in a.npz" in capsys.readouterr().out
+
+
 def test_weights_that_rounding_would_harm_stay_whole(finished, folder, monkeypatch):
     monkeypatch.setattr(results, "_rounded", lambda t: torch.zeros_like(t))
     path = results.publish(finished / "vae_mnist-0", weights=True)
