@@ -325,6 +325,8 @@ class Run:
         self.config, self.directory, self.here = config, directory, here or Processes()
         self.recipe = catalogue.get(config.recipe)
         self.device = self.here.device or environment.choose_device(device)
+        self.advice = environment.choose_threads()
+        training.hold_memory()  # faster on a CPU, and bit for bit the same
         environment.seed_everything(config.seed)
         # The fastest convolutions of a GPU add in no fixed order; a resumed run wants the same one.
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False

@@ -272,6 +272,7 @@ def test_held_memory_changes_no_number():
     import sys
 
     script = """
+from concurrent.futures import ThreadPoolExecutor
 import torch
 from course_lib.training import hold_memory
 def numbers():
@@ -282,7 +283,9 @@ def numbers():
     return layer.weight.grad
 before = numbers()
 asked = hold_memory()
-print(asked, torch.equal(before, numbers()))
+with ThreadPoolExecutor(1) as pool:  # other threads have heaps of 64 MiB, and this asks for 100
+    large = pool.submit(torch.ones, 25 * 2**20).result().sum().item() == 25 * 2**20
+print(asked, large and torch.equal(before, numbers()))
 """
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert found.stdout.split()[1:] == ["True"], found.stderr
