@@ -372,6 +372,8 @@ class Run:
         self.log["sessions"] = [*self.log["sessions"], {"from": state.step, "machine": machine}]
         self.before, self.began = self.log["seconds"], time.perf_counter()
         self.looked, self.written, self.progress = state.step, 0, progress
+        if progress and self.advice:
+            print(self.advice, file=sys.stderr)
         self.watchdog = self._watchdog()
         try:
             training.train(
