@@ -317,12 +317,15 @@ def connect(device: str | None = None) -> Processes:
     return Processes(state.process_index, state.num_processes, state.device)
 
 
-def launch(function: Callable[..., Any], *arguments: Any, count: int = 2) -> None:
+def launch(
+    function: Callable[..., Any], *arguments: Any, count: int = 2, device: str | None = None
+) -> None:
     """Call `function(*arguments)` in `count` processes at once: `accelerate launch` for a notebook.
 
     On as many GPUs this is accelerate's `notebook_launcher`, which must come before anything that
-    uses a GPU in the notebook. Else they share the CPU. A function of the notebook itself needs a
-    system that can fork (not Windows); one of a module works everywhere.
+    uses a GPU in the notebook. Else, or with the device "cpu", they share the CPU. A function of
+    the notebook itself needs a system that can fork (not Windows); one of a module works
+    everywhere.
 
     Raises:
         ValueError: count is below 1.
@@ -333,7 +336,7 @@ def launch(function: Callable[..., Any], *arguments: Any, count: int = 2) -> Non
         raise ValueError(f"count is {count}; a run needs at least 1 process.")
     if count == 1:
         function(*arguments)
-    elif torch.cuda.device_count() >= count:
+    elif device != "cpu" and torch.cuda.device_count() >= count:
         from accelerate import notebook_launcher
 
         notebook_launcher(function, arguments, num_processes=count)
