@@ -188,6 +188,13 @@ def _sentences() -> Iterator[None]:
         raise ValueError(f"{error} (Here the last would be --set data=digits.)") from None
     except (TrainingDiverged, ProcessLost) as error:
         raise ValueError(str(error)) from None
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, for all of its devices
+            raise
+        raise ValueError(
+            "The memory of the device is full: choose a smaller batch_size or width with --set, or "
+            "--device cpu."
+        ) from None
 
 
 def parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ import platform
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def store(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            aside.write_bytes(content)
+            _write(aside, content)
             os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)
@@ -42,6 +42,14 @@ def store(path: Path, content: bytes) -> None:
             "and --resume goes on from it once there is room",
             str(path.parent),
         ) from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    """To the disk itself: a rename that outlives a power cut must not find an empty file."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def text(content: Mapping[str, Any]) -> bytes:
@@ -75,7 +83,7 @@ def locked(directory: Path) -> Iterator[None]:
     finally:
         (directory / ".lock").unlink(missing_ok=True)  # while it is held: see `_lock`
         os.close(file)
-        if not any(directory.iterdir()):
+        with suppress(OSError):  # not empty, removed by somebody, or locked by the next process
             directory.rmdir()
 
 
@@ -96,10 +104,11 @@ def _lock(path: Path, fcntl: Any) -> int:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
                 raise
         # The last holder may have removed the file between our opening and our locking it.
-        if path.exists() and os.stat(path).st_ino == os.fstat(file).st_ino:
-            os.ftruncate(file, 0)
-            os.write(file, str(os.getpid()).encode())
-            return file
+        with suppress(FileNotFoundError):
+            if os.stat(path).st_ino == os.fstat(file).st_ino:
+                os.ftruncate(file, 0)
+                os.write(file, str(os.getpid()).encode())
+                return file
         os.close(file)
 
 
@@ -154,7 +163,8 @@ def grid(pixels: Tensor, columns: int = 8) -> bytes:
 def summary(card: Mapping[str, Any], directory: Path) -> str:
     """What a run came to, and where everything lies."""
     lines = [
-        f"{card['recipe']}: {card['config']['steps']:,} steps in {card['wall_seconds']:,.1f} s, "
+        f"{card['recipe']}: {card.get('step', card['config']['steps']):,} of "
+        f"{card['config']['steps']:,} steps in {card['wall_seconds']:,.1f} s, "
         f"{card['images_per_second']:,.0f} images/s, on {card['device']}."
     ]
     for row in card["metrics"]:
@@ -168,7 +178,11 @@ def summary(card: Mapping[str, Any], directory: Path) -> str:
     lines += [
         f"  warning, steps {w['step']} to {w['until']}: {w['what']}" for w in card["warnings"]
     ]
-    lines += [f"  {name + ':':<9}{directory / place}" for name, place in _PLACES.items()]
+    lines += [
+        f"  {name + ':':<9}{directory / place}"
+        for name, place in _PLACES.items()
+        if (directory / place).exists()
+    ]
     return "\n".join(lines)
 
 

@@ -1,8 +1,8 @@
 """The named recipes: for each the data, the networks, the loss, the budgets and the evaluation.
 
-The budgets of `laptop` are for 5 to 10 minutes on two cores, evaluation included, judged by the
-speed of one core (AMD EPYC). Those of `gpu` are estimates of ten minutes on one modern GPU, and not
-measured. What a run really took is on its card.
+The budgets of `laptop` were set for some ten minutes on two cores that have nothing else to do;
+those of `gpu` are estimates of ten minutes on one modern GPU, and not measured. What a run really
+took is on its card.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class Figure:
         when: the settings to which alone it belongs; None is a setting that a recipe has not.
         better: "lower" or "higher"; "equal" where neither is.
         epochs: passes over the data that the paper made, where it says so.
+        digits: behind the point as the paper prints it, where the value does not show them.
     """
 
     measure: str
@@ -36,6 +37,7 @@ class Figure:
     standard_error: float | None = None
     better: str = "equal"
     epochs: float | None = None
+    digits: int | None = None
 
 
 @dataclass(frozen=True)
@@ -292,11 +294,13 @@ _RECIPES = [
                 "Networks, caption of Fig. 2",
                 {"data": "mnist", "latent_dim": 30},
                 better="lower",
+                digits=2,
             ),
             Figure(
                 "squared error per image, PCA with 30 components",
                 13.87,
-                "Hinton and Salakhutdinov 2006, caption of Fig. 2",
+                "Hinton and Salakhutdinov 2006, Reducing the Dimensionality of Data with Neural "
+                "Networks, caption of Fig. 2",
                 {"data": "mnist", "latent_dim": 30},
             ),
         ),

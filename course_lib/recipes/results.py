@@ -66,8 +66,8 @@ def publish(
         Path of the card.
 
     Raises:
-        ValueError: no finished run there, a variant that is no word, no checkout to write to, or
-            weights of more than 3 MB. Nothing is written.
+        ValueError: no finished run there, a variant that is no word, no checkout to write to, the
+            card of another run in the way, or weights of more than 3 MB. Nothing is written.
         DataUnavailableError: the data set cannot be had for the evaluation.
     """
     if not re.fullmatch(r"[a-z0-9_]*", variant):
@@ -81,16 +81,31 @@ def publish(
             raise ValueError("Results are published in a checkout of the course, and none is here.")
         data = environment.data_file()
     name = card["recipe"] + (f"-{variant}" if variant else "")
+    path = data / "results" / f"{name}-seed{card['seed']}.json"
+    _require_same_run(path, card)
     if weights:
         content, entry = packed(runs.restored(directory, device))
         entry = {"file": f"{name}.safetensors"} | entry
         store(data / "checkpoints" / entry["file"], content)
         card["checkpoint"] = entry
-    path = data / "results" / f"{name}-seed{card['seed']}.json"
     store(path, text(card))
     if weights:
         _unclaim(path, card["checkpoint"]["file"])
     return path
+
+
+def _require_same_run(path: Path, card: Mapping[str, Any]) -> None:
+    """Refuse to write over the card of another run."""
+    old = pretrained.cards(path.parent).get(path) if path.exists() else None
+    if old is not None and _setup(old) != _setup(card):
+        raise ValueError(
+            f"{path.name} is the card of a run with other settings or another budget: name this "
+            "one apart with --variant WORD."
+        )
+
+
+def _setup(card: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in card["config"].items() if k not in ("seed", "every")}
 
 
 def without_paths(value: Any, directory: Path) -> Any:
@@ -238,12 +253,20 @@ class Group:
         )
 
     @property
+    def _own_steps(self) -> str:
+        """Where a run was given another number of steps than its profile has."""
+        config = self.first["config"]
+        recipe = catalogue.RECIPES.get(config["recipe"])
+        same = recipe is None or recipe.steps[config["profile"]] == config["steps"]
+        return "" if same else f" with `--steps {config['steps']}`"
+
+    @property
     def made(self) -> tuple[str, str, str]:
         """Budget of one run, devices, and a link per card, named by its seed."""
         config = self.first["config"]
         budget = (
             f"{config['steps']:,} steps, {self.passes:,.3g} passes, {self.minutes:.1f} min "
-            f"({config['profile']})"
+            f"({config['profile']}{self._own_steps})"
         )
         devices = dict.fromkeys(card["device"] for card in self.cards.values())
         links = [f"[{c['seed']}](data/results/{p.name})" for p, c in self.cards.items()]
@@ -254,8 +277,7 @@ def groups(cards: Mapping[Path, dict[str, Any]]) -> list[Group]:
     """Cards of one recipe, budget and settings together, in the order given."""
     found: dict[str, dict[Path, dict[str, Any]]] = {}
     for path, card in cards.items():
-        same = {k: v for k, v in card["config"].items() if k not in ("seed", "every")}
-        found.setdefault(json.dumps(same, sort_keys=True), {})[path] = card
+        found.setdefault(json.dumps(_setup(card), sort_keys=True), {})[path] = card
     return [Group(part) for part in found.values()]
 
 
@@ -294,7 +316,7 @@ def _beside_papers(found: list[Group]) -> str:
                 f = figures[measure]
                 error = f" ± {f['standard_error']:.2g}" if "standard_error" in f else ""
                 source = sources.setdefault(f["source"], len(sources) + 1)
-                paper = f"{number(f['value'])}{error} [{source}]"
+                paper = f"{_printed(f)}{error} [{source}]"
             score = [measure, paper, group.ours(measure), taken(row)]
             rows.append([group.label, *score, *group.made])
     if not rows:
@@ -356,7 +378,8 @@ def miss(group: Group, figure: Mapping[str, Any]) -> str | None:
     mean, spread = group.value(measure)
     error = (spread or 0.0) / math.sqrt(len(rows))
     allowed = 2 * math.hypot(error, figure.get("standard_error", 0.0))
-    allowed = max(allowed, 0.5 * 10.0 ** -_decimals(target))  # what rounding in print can hide
+    digits = figure.get("digits", _decimals(target))
+    allowed = max(allowed, 0.5 * 10.0**-digits)  # what rounding in print can hide
     better = figure.get("better", "equal")
     gap = mean - target
     if (abs(gap) if better == "equal" else gap if better == "lower" else -gap) <= allowed:
@@ -365,7 +388,7 @@ def miss(group: Group, figure: Mapping[str, Any]) -> str | None:
     seeds = f"mean of {len(rows)} seeds" if len(rows) > 1 else "one seed"
     says = (
         f"{group.label}, {measure}: {number(mean)} ({seeds}) is {number(abs(gap))} {where} the "
-        f"paper's {number(target)}"
+        f"paper's {_printed(figure)}"
     )
     made = f"a run made {group.passes:,.3g} passes over the data in {group.minutes:.1f} minutes"
     if "epochs" in figure:
@@ -383,6 +406,12 @@ def _note(group: Group, measure: str) -> str:
         if r["measure"] == measure
     ]  # fmt: skip
     return next((note.split(":")[0] for note in notes if note), "the run gave none")
+
+
+def _printed(figure: Mapping[str, Any]) -> str:
+    """The paper's value with the digits that it prints."""
+    value, digits = figure["value"], figure.get("digits")
+    return number(value) if digits is None else f"{value:,.{digits}f}"
 
 
 def _decimals(value: float) -> int:

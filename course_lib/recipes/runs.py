@@ -106,7 +106,31 @@ def configure(
             hint = catalogue.nearest(name, chosen)
             raise ValueError(f"{recipe} has no setting {name!r}: {hint}")
         chosen[name] = _value(name, value, chosen[name], found.choices.get(name, ()))
+    _require_sensible(chosen)
     return Config(recipe, profile, steps, seed, every, chosen)
+
+
+# The least that the measures at the end of a run, or its first update, can do with.
+LEAST = {"samples": 10, "test_images": 10, "learning_rate_decay": 1.0}
+
+
+def _require_sensible(settings: Mapping[str, Any]) -> None:
+    """Refuse now what would end the run later."""
+    for name, least in LEAST.items():
+        if settings.get(name, least) < least:
+            raise ValueError(f"{name}={settings[name]} is too small: {name} is at least {least}.")
+    if settings.get("learning_rate_decay", 1.0) > 2:
+        raise ValueError(
+            f"learning_rate_decay={settings['learning_rate_decay']} divides the learning rate by "
+            "that much in every update: choose a number just above 1."
+        )
+    if settings.get("split_batch"):
+        size, parts = settings["batch_size"], settings["discriminator_steps"]
+        if size % parts:
+            raise ValueError(
+                f"batch_size={size} cannot be split among {parts} discriminator steps: make it a "
+                f"multiple of {parts}, or set split_batch=false."
+            )
 
 
 def _value(name: str, given: Any, default: Any, choices: tuple[str, ...]) -> Any:
@@ -255,7 +279,7 @@ def evaluate(directory: str | Path, device: str | None = None) -> dict[str, Any]
     run = restored(directory, device)
     card = run.card(run.evaluate())
     if (run.directory / "card.json").exists():
-        new = {key: card[key] for key in ("metrics", "evaluation")}
+        new = {key: card[key] for key in ("metrics", "evaluation", "paper")}
         card = _stored_card(run.directory) | new
         store(run.directory / "card.json", text(card))
     return card
@@ -469,9 +493,7 @@ class Run:
                     f"{path} is missing or damaged (its hash is not the card's): restore it from a "
                     "copy, or train again in another directory."
                 )
-            with torch.no_grad():
-                for key, tensor in safetensors.torch.load(content).items():
-                    mine[key].copy_(tensor)
+            pretrained.fill(mine, safetensors.torch.load(content))
         self.model.state.step = card["config"]["steps"]
 
     def evaluate(self) -> list[dict[str, Any]]:
@@ -507,6 +529,7 @@ class Run:
             "recipe": config.recipe,
             "what": self.recipe.what,
             "config": asdict(config),
+            "step": state.step,
             "seed": config.seed,
             "data": {
                 "name": self.train_set.name,
@@ -565,7 +588,10 @@ def _stored_config(directory: Path) -> Config | None:
         content = json.loads(path.read_bytes())
         if (content.pop("format"), content.pop("version")) != (FORMAT, VERSION):
             raise ValueError
-        return Config(**content)
+        config = Config(**content)
+        if config.settings.keys() != catalogue.get(config.recipe).settings.keys():
+            raise ValueError
+        return config
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(
             f"{path} is damaged or not that of a run of this version: name another directory."

@@ -155,6 +155,18 @@ def test_absent_and_damaged_weights_are_refused_in_a_sentence(finished, folder):
         pretrained.pretrained("dcgan_mnist")
 
 
+def test_the_card_of_another_run_is_not_written_over(finished, folder, tmp_path_factory):
+    own = results.publish(finished / "dcgan_mnist-0")
+    assert results.publish(finished / "dcgan_mnist-0") == own  # the same run again
+    before, other = own.read_bytes(), tmp_path_factory.mktemp("other") / "run"
+    wanted = {"profile": "smoke", "steps": 7, "settings": SMALL["dcgan_mnist"]}
+    runs.train("dcgan_mnist", out=other, progress=False, **wanted)
+    with pytest.raises(ValueError, match=r"the card of a run with other settings .* --variant"):
+        results.publish(other)
+    assert own.read_bytes() == before
+    assert results.publish(other, variant="longer").name == "dcgan_mnist-longer-seed0.json"
+
+
 def test_weights_of_another_seed_take_the_place_of_the_first(finished, folder):
     first = results.publish(finished / "dcgan_mnist-0", weights=True)
     second = results.publish(finished / "dcgan_mnist-1", weights=True)
@@ -242,7 +254,7 @@ def test_seeds_are_one_line_with_mean_and_standard_deviation():
     assert cells[3] == f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2g}"
     assert cells[4] == "1,000 images, 5,000 draws each"
     # 6,000 batches of 100 from 60,000 images; 10, 11 and 12 minutes.
-    assert cells[5] == "6,000 steps, 10 passes, 11.0 min (gpu)"
+    assert cells[5] == "6,000 steps, 10 passes, 11.0 min (gpu with `--steps 6000`)"
     assert cells[6] == "a toaster"
     assert re.findall(r"\[(\d)\]\(data/results/iwae_mnist-seed(\d).json\)", cells[7]) == [
         (str(i), str(i)) for i in range(3)
@@ -304,3 +316,15 @@ def test_what_print_rounds_away_is_no_miss():
     assert miss(made) is None
     made["metrics"][0]["value"] = 85.56
     assert miss(made) is not None
+
+
+def test_a_round_figure_is_no_less_exact_than_it_is_printed():
+    (figure, _) = catalogue.get("deep_autoencoder_mnist").paper
+    assert (figure.value, figure.digits) == (3.0, 2)
+    made = card()
+    told = {k: v for k, v in vars(figure).items() if v is not None and k != "when"}
+    made["paper"] = [told | {"measure": "-log p(x), nats"}]
+    made["metrics"][0] |= {"standard_error": 0.0, "value": 3.2}
+    assert "is 0.2 above the paper's 3.00; " in miss(made)
+    made["metrics"][0]["value"] = 3.004
+    assert miss(made) is None

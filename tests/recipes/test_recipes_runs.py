@@ -266,7 +266,9 @@ def test_a_directory_with_another_run_is_refused_and_left_alone(finished, tmp_pa
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
-@pytest.mark.parametrize("harm", ["truncate", "flip", "delete", "foreign", "other model", "config"])
+@pytest.mark.parametrize(
+    "harm", ["truncate", "flip", "delete", "foreign", "other model", "older version", "config"]
+)
 def test_what_is_damaged_or_foreign_is_refused_and_left_alone(harm, half, tmp_path):
     checkpoint = half / "checkpoint"
     weights = next(checkpoint.glob("weights-*"))
@@ -289,6 +291,11 @@ def test_what_is_damaged_or_foreign_is_refused_and_left_alone(harm, half, tmp_pa
         model = runs.Run(other, tmp_path / "other").model
         training.save_checkpoint(model.state, model.batches, checkpoint)
         sentence = "belongs to another model"
+    elif harm == "older version":
+        config = json.loads((half / "config.json").read_text())
+        del config["settings"]["beta"]
+        (half / "config.json").write_text(json.dumps(config))
+        sentence = "not that of a run of this version"
     else:
         (half / "config.json").write_bytes((half / "config.json").read_bytes()[:50])
         sentence = "config.json is damaged"
@@ -317,7 +324,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_from_which_the_run_goes_on(
             def failing(path, content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-            patched.setattr(Path, "write_bytes", failing)
+            patched.setattr(cards, "_write", failing)
         with pytest.raises(OSError, match=r"Could not write .*No space left") as caught:
             runs.train("vae_mnist", out=half, resume=True, progress=False)
         assert caught.value.errno == errno.ENOSPC
@@ -366,6 +373,33 @@ def test_wrong_options_are_refused_with_a_sentence(wanted, sentence, tmp_path):
     with pytest.raises(ValueError, match=sentence):
         runs.train("vae_mnist", out=tmp_path / "run", progress=False, **wanted)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "sentence"),
+    [
+        ("dcgan_mnist", {"samples": "3"}, "samples is at least 10"),
+        ("vae_mnist", {"test_images": "1"}, "test_images is at least 10"),
+        ("gan_mnist_parzen", {"learning_rate_decay": "0"}, "learning_rate_decay is at least 1"),
+        ("gan_mnist_parzen", {"learning_rate_decay": "1e300"}, "just above 1"),
+        ("wgan_gp_fashion", {"discriminator_steps": "3"}, "make it a multiple of 3"),
+    ],
+)
+def test_what_would_end_the_run_later_is_refused_before_it_begins(
+    recipe, settings, sentence, tmp_path
+):
+    with pytest.raises(ValueError, match=sentence):
+        runs.train(recipe, out=tmp_path / "run", progress=False, settings=settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_device_is_told_in_a_sentence(tmp_path, monkeypatch, capsys):
+    def full(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate ...")
+
+    monkeypatch.setattr(runs, "train", full)
+    assert command_line.main(["train", "dcgan_mnist", "--out", str(tmp_path / "run")]) == 2
+    assert "choose a smaller batch_size or width" in capsys.readouterr().err
 
 
 def test_words_of_the_command_line_become_values():
