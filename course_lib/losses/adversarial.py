@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
+from course_lib.models.noise import drawn
+
 
 class AdversarialLoss(NamedTuple):
     """A pair of losses for the two players.
@@ -164,8 +166,7 @@ def gradient_penalty(
             "[batch, ...]; draw as many fakes as there are real examples."
         )
     shape = (len(real),) + (1,) * (real.ndim - 1)
-    source = real.device if generator is None else generator.device
-    eps = torch.rand(shape, generator=generator, device=source, dtype=real.dtype).to(real.device)
+    eps = drawn(torch.rand, shape, generator, real.device, real.dtype)
     between = eps * real.detach() + (1 - eps) * fake.detach()
     norm = torch.linalg.vector_norm(_input_gradient(critic, between), dim=1)
     return (norm - 1).square().mean()

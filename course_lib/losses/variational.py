@@ -33,6 +33,17 @@ def _require_unit_interval(x: Tensor) -> None:
         )
 
 
+def _in_unit_interval(x: Tensor) -> Tensor:
+    """x, refused if it leaves [0, 1]; on a GPU what leaves it becomes NaN instead.
+
+    To refuse a tensor there is to wait until the GPU has computed all that comes before it.
+    """
+    if x.device.type == "cpu":
+        _require_unit_interval(x)
+        return x
+    return x.masked_fill((x < 0) | (x > 1), math.nan)
+
+
 def bernoulli_log_likelihood(x: Tensor, logits: Tensor) -> Tensor:
     """log p(x) of independent Bernoulli pixels with log-odds `logits`, in nats.
 
@@ -47,12 +58,13 @@ def bernoulli_log_likelihood(x: Tensor, logits: Tensor) -> Tensor:
         [batch], summed over dimensions.
 
     Raises:
-        ValueError: shapes differ, or x leaves [0, 1].
+        ValueError: shapes differ, or x leaves [0, 1]; on a GPU, which would have to be waited for,
+            the result is NaN for every example that does.
 
     Source: Kingma and Welling 2013, Appendix C.1.
     """
     _require_same_shape(x, logits, "logits")
-    _require_unit_interval(x)
+    x = _in_unit_interval(x)
     return -binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
 
 
@@ -74,7 +86,9 @@ def gaussian_log_likelihood(x: Tensor, mean: Tensor, sigma: float | Tensor) -> T
     _require_same_shape(x, mean, "mean")
     if not isinstance(sigma, Tensor) and not 0 < sigma < math.inf:
         raise ValueError(f"sigma must be a positive finite number, not {sigma}.")
-    sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    if not isinstance(sigma, Tensor):  # filled in on the device: a copy there would be waited for
+        sigma = torch.full((), sigma, dtype=x.dtype, device=x.device)
+    sigma = sigma.to(x)
     log_density = -0.5 * ((x - mean) / sigma).square() - sigma.log() - 0.5 * math.log(2 * math.pi)
     if log_density.shape != x.shape:
         raise ValueError(f"sigma {list(sigma.shape)} does not broadcast to x {list(x.shape)}.")
@@ -85,8 +99,12 @@ class BernoulliLikelihood(nn.Module):
     """The decoder's raw output is the log-odds of each pixel."""
 
     def log_prob(self, x: Tensor, decoded: Tensor) -> Tensor:
-        """`bernoulli_log_likelihood(x, decoded)`, [batch]; ValueError if x leaves [0, 1]."""
+        """`bernoulli_log_likelihood(x, decoded)`, [batch]; x outside [0, 1] as there."""
         return bernoulli_log_likelihood(x, decoded)
+
+    def require_range(self, x: Tensor) -> None:
+        """Raise ValueError if x leaves [0, 1], on any device; on a GPU this waits for it."""
+        _require_unit_interval(x)
 
     def mean(self, decoded: Tensor) -> Tensor:
         """E[x] in [0, 1], the shape of `decoded`."""
@@ -116,10 +134,19 @@ class GaussianLikelihood(nn.Module):
         return self._sigma
 
     def log_prob(self, x: Tensor, decoded: Tensor) -> Tensor:
-        """log N(x; mean(decoded), sigma^2 I), [batch], nats; ValueError if x leaves [0, 1]."""
+        """log N(x; mean(decoded), sigma^2 I), [batch], nats.
+
+        If bounded, x outside [0, 1] is a ValueError, or NaN on a GPU, as in
+        `bernoulli_log_likelihood`.
+        """
+        if self.bounded:
+            x = _in_unit_interval(x)
+        return gaussian_log_likelihood(x, self.mean(decoded), self.sigma)
+
+    def require_range(self, x: Tensor) -> None:
+        """If bounded, raise ValueError if x leaves [0, 1]; on a GPU this waits for it."""
         if self.bounded:
             _require_unit_interval(x)
-        return gaussian_log_likelihood(x, self.mean(decoded), self.sigma)
 
     def mean(self, decoded: Tensor) -> Tensor:
         """E[x], the shape of `decoded`; in [0, 1] if bounded."""

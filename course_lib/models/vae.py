@@ -25,6 +25,7 @@ from .common import (
     upsampling,
 )
 from .mlp import mlp
+from .noise import drawn
 
 CONV_SIZES = (28, 32, 64)
 
@@ -245,9 +246,8 @@ class VAE(_Pair):
                 f"mu has shape {list(mu.shape)}, log_var {list(log_var.shape)}: "
                 "pass both as the encoder returned them."
             )
-        device = mu.device if generator is None else generator.device
-        epsilon = torch.randn(mu.shape, generator=generator, device=device, dtype=mu.dtype)
-        return mu + torch.exp(0.5 * log_var) * epsilon.to(mu.device)
+        epsilon = drawn(torch.randn, mu.shape, generator, mu.device, mu.dtype)
+        return mu + torch.exp(0.5 * log_var) * epsilon
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> VAEOutput:
         mu, log_var = self.encode(x)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from course_lib import data, losses, training
 from course_lib.models import DCGANDiscriminator, DCGANGenerator, VAEOutput, mlp_autoencoder
+from course_lib.models.noise import drawn
 from course_lib.recipes import networks
 from course_lib.training import TrainingState
 
@@ -36,8 +37,7 @@ class Model:
 
 def binarised(x: Tensor, generator: torch.Generator) -> Tensor:
     """Pixels 0 or 1, drawn with probability x in [0, 1]; images of 0 and 1 stay what they are."""
-    uniform = torch.rand(x.shape, generator=generator, device=generator.device)
-    return (uniform.to(x.device) < x).to(x.dtype)
+    return (drawn(torch.rand, x.shape, generator, x.device) < x).to(x.dtype)
 
 
 def gan(
@@ -91,8 +91,9 @@ def gan(
 
 def pixel_mean(images: data.ImageSet) -> Tensor:
     """Mean of the images `[*shape]` in [0, 1], by blocks, on the CPU."""
-    parts = [part.double().sum(0) for part in images.images.split(4096)]
-    return (torch.stack(parts).sum(0) / len(images) / 255).float().cpu()
+    # Not every device has float64.
+    parts = [part.cpu().double().sum(0) for part in images.images.split(4096)]
+    return (torch.stack(parts).sum(0) / len(images) / 255).float()
 
 
 def _descending(

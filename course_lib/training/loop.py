@@ -231,7 +231,8 @@ def train(
             what it returns is collected in `state.samples` as (step, result). Its random draws do
             not disturb the training.
         checkpoint: directory written every `checkpoint_every` steps, at the end, and at Ctrl-C
-            (which waits for the running step, and is then raised as KeyboardInterrupt).
+            (which waits for the running step, and is then raised as KeyboardInterrupt; pressed
+            after the last one, it is raised when everything is written).
         resume: go on from the checkpoint in that directory, exactly as if the run had never
             stopped; begin at the beginning if it holds none.
         progress: show a line with the latest losses.
@@ -298,4 +299,6 @@ def train(
                 recorder.flush()
                 raise KeyboardInterrupt
         recorder.flush()
+        if interrupted():  # in the last sample or checkpoint, after the loop had asked
+            raise KeyboardInterrupt
     return state.history

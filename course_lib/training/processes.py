@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from course_lib.training.state import (
     TrainingState,
@@ -176,6 +177,8 @@ class Processes:
         if self.count == 1:
             return
         optimizers = {name: o.state_dict() for name, o in state.optimizers.items()}
+        # A tensor of a GPU would arrive on that GPU, in the memory that belongs to process 0.
+        optimizers = tree_map(lambda x: x.cpu() if isinstance(x, Tensor) else x, optimizers)
         position = None if batches is None else batches.state_dict()
         mine = (state.step, state.history, optimizers, random_states(state), position)
         step, history, optimizers, random, position = self.share(mine)
@@ -212,11 +215,33 @@ class Processes:
             gradient.copy_(mean.view_as(gradient))
 
 
+# They draw from torch's global generator, by the shape of one process's rows.
+_DROPOUTS = (
+    nn.functional.dropout1d,
+    nn.functional.dropout2d,
+    nn.functional.dropout3d,
+    nn.functional.alpha_dropout,
+    nn.functional.feature_alpha_dropout,
+)
+_DRAWS = (
+    torch.randn_like,
+    torch.rand_like,
+    torch.randint_like,
+    torch.bernoulli,
+    Tensor.bernoulli,
+    Tensor.bernoulli_,
+)
+
+
 class JoinedNoise(TorchFunctionMode):
     """While active, noise is this process's rows of the noise for the whole batch.
 
     Draws from `generator` and the masks of dropout are made for the whole batch in every process,
     so that the generators of all stay together and a run does not depend on their number.
+
+    Raises:
+        ValueError: a draw that cannot be split so: another one from `generator`, another dropout
+            in training, or one like a given tensor.
     """
 
     def __init__(self, processes: Processes, generator: torch.Generator) -> None:
@@ -231,12 +256,15 @@ class JoinedNoise(TorchFunctionMode):
             x, rest = args[0], {**kwargs, "inplace": False}
             whole = x.new_ones(self._joined(x.shape))
             return x * self._mine(function(whole, *args[1:], **rest))
-        if kwargs.get("generator") is not self.generator:
+        source = kwargs.get("generator")
+        refused = function in _DRAWS or (function in _DROPOUTS and kwargs.get("training", True))
+        if source is not self.generator and not (source is None and refused):
             return function(*args, **kwargs)
         if function not in (torch.randn, torch.rand):
             raise ValueError(
-                f"{function.__name__} draws from the generator of the run, and several processes "
-                "can split only what torch.randn and torch.rand draw: use these, or one process."
+                f"{function.__name__} draws noise for one process, and several can split only what "
+                "torch.randn and torch.rand draw from the generator of the run, and plain dropout: "
+                "use these, or one process."
             )
         shape = args[0] if args and isinstance(args[0], Sequence) else args or kwargs["size"]
         rest = {k: v for k, v in kwargs.items() if k != "size"}

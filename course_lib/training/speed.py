@@ -69,7 +69,9 @@ def in_bfloat16(step: Step) -> Step:
 
     @functools.wraps(step)
     def lower(state: TrainingState, batch: Tensor) -> Mapping[str, Tensor]:
-        with torch.autocast(state.device.type, torch.bfloat16):
+        # No cache: it would keep the weights of the first update of a player for the others of the
+        # same step, because an optimizer does not tell it that they have moved.
+        with torch.autocast(state.device.type, torch.bfloat16, cache_enabled=False):
             return step(state, batch)
 
     return lower

@@ -177,6 +177,7 @@ def modes_kept(*modules: nn.Module) -> Iterator[None]:
 # moment leaves either the old manifest with its files or the new one with its own.
 
 FORMAT, VERSION = "course_lib checkpoint", 1
+ATTEMPTS = 5  # at reading a checkpoint that a run replaces meanwhile
 
 
 def _weights(state: TrainingState) -> dict[str, Tensor]:
@@ -214,13 +215,17 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
+    """Make renames last through a power cut, where the file system can; atomic they are anyway."""
     if os.name == "nt":  # a directory cannot be opened there
         return
-    descriptor = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        pass
 
 
 def save_checkpoint(state: TrainingState, batches: Any, directory: str | Path) -> None:
@@ -269,7 +274,6 @@ def save_checkpoint(state: TrainingState, batches: Any, directory: str | Path) -
         _write(directory / aside, json.dumps(manifest, indent=2).encode())
         _sync_directory(directory)
         os.replace(directory / aside, directory / "manifest.json")
-        _sync_directory(directory)
     except OSError as error:
         for name in (*files, aside):
             _try_unlink(directory / name)
@@ -279,6 +283,8 @@ def save_checkpoint(state: TrainingState, batches: Any, directory: str | Path) -
             "unchanged; free some space or choose a directory that you may write to",
             str(directory),
         ) from error
+    # From here on the new files are the checkpoint, whatever happens.
+    _sync_directory(directory)
     for pattern in ("weights-*.safetensors", "state-*.pt", "manifest-*.tmp"):
         for path in directory.glob(pattern):
             if path.name not in files:
@@ -292,8 +298,8 @@ def _try_unlink(path: Path) -> None:
         pass  # a left-over costs space, not correctness
 
 
-def _read_checkpoint(directory: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
-    """Step, weights and the rest, each proven whole by its hash."""
+def _read_manifest(directory: Path) -> tuple[int, dict[str, str]]:
+    """Step, and {name: hash} of the two files."""
     path = directory / "manifest.json"
     if not path.exists():
         raise FileNotFoundError(
@@ -315,20 +321,44 @@ def _read_checkpoint(directory: Path) -> tuple[int, dict[str, Tensor], dict[str,
             f"The checkpoint in {directory} has format version {version} but this library reads "
             f"version {VERSION}; use the library that wrote it, or train again."
         )
+    if len(files) != 2:
+        raise foreign
+    return step, files
+
+
+def _read_whole(directory: Path, files: dict[str, str]) -> list[bytes]:
+    """The contents of the files, each proven whole by its hash."""
     contents = []
     for name, expected in files.items():
         file = directory / Path(name).name
-        content = file.read_bytes() if file.exists() else b""
+        try:
+            content = file.read_bytes()
+        except FileNotFoundError:
+            content = b""
         if hashlib.sha256(content).hexdigest() != expected:
             raise ValueError(
                 f"{file} is missing, truncated or damaged (its hash is not the manifest's); "
                 "restore it from a copy, or train again in an empty directory."
             )
         contents.append(content)
-    if len(contents) != 2:
-        raise foreign
-    rest = torch.load(io.BytesIO(contents[1]), map_location="cpu", weights_only=True)
-    return step, safetensors.torch.load(contents[0]), rest
+    return contents
+
+
+def _read_checkpoint(directory: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
+    """Step, weights and the rest of one checkpoint, even while a run replaces it."""
+    step, files = _read_manifest(directory)
+    for attempt in range(ATTEMPTS):
+        try:
+            weights, rest = _read_whole(directory, files)
+            break
+        except ValueError:
+            # A run that goes on deletes the files of its last checkpoint once it has a new one.
+            before = files
+            step, files = _read_manifest(directory)
+            if files == before or attempt == ATTEMPTS - 1:
+                raise
+    rest = torch.load(io.BytesIO(rest), map_location="cpu", weights_only=True)
+    return step, safetensors.torch.load(weights), rest
 
 
 def _require_same_model(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
@@ -349,7 +379,7 @@ def load_checkpoint(state: TrainingState, batches: Any, directory: str | Path) -
 
     Build `state` as it was built the first time; modules, averages, optimizers (their learning
     rates too), random states, data position, step and history are then restored exactly. Names
-    and shapes are checked before anything is changed.
+    and shapes are checked before anything is changed. The run that writes there may be going on.
 
     Raises:
         FileNotFoundError: no checkpoint there.

@@ -1,7 +1,10 @@
 """One step of a GAN, of a VAE, of an IWAE and of an autoencoder, and the drawing of samples.
 
 A step is any function `(state, batch) -> {name: scalar tensor}`; `train` calls it. Values stay
-tensors on the device, so that a step never waits for a GPU.
+tensors on the device, and noise is copied there from pinned memory, so that the CPU asks a GPU for
+one thing after another without waiting. It does wait in the first step, which looks at the range of
+the images, and for batches or labels that are not on the GPU already; it may for noise that several
+processes have cut into rows.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from course_lib.losses import adversarial, variational
+from course_lib.models.noise import drawn
 from course_lib.training.state import TrainingState, modes_kept
 
 
@@ -30,8 +34,8 @@ def sample_noise(
 
     A CPU generator therefore gives the same noise on every device. None is torch's global CPU one.
     """
-    source = "cpu" if generator is None else generator.device
-    return torch.randn(n, latent_dim, generator=generator, device=source).to(device or source)
+    generator = torch.default_generator if generator is None else generator
+    return drawn(torch.randn, (n, latent_dim), generator, device or generator.device)
 
 
 @torch.no_grad()
@@ -216,6 +220,12 @@ def _descend(optimizer: torch.optim.Optimizer, objective: Tensor) -> None:
     optimizer.step()
 
 
+def _require_range_at_first(state: TrainingState, likelihood: nn.Module, x: Tensor) -> None:
+    """Refuse a first batch that the likelihood cannot take: on a GPU its log_prob does not look."""
+    if state.step == 0 and hasattr(likelihood, "require_range"):
+        likelihood.require_range(x)
+
+
 def vae_step(
     state: TrainingState,
     x: Tensor,
@@ -233,12 +243,14 @@ def vae_step(
         Scalars in nats per example: loss (-ELBO, with beta), reconstruction (log-likelihood), kl.
 
     Raises:
-        ValueError: x out of the likelihood's range, or unknown `kl`.
+        ValueError: x out of the likelihood's range, or unknown `kl`. On a GPU the range is looked
+            at in the first step alone; later, x out of range makes the loss NaN.
 
     Source: Kingma and Welling 2013, Algorithm 1.
     """
     vae, likelihood = state.modules["vae"], state.modules["likelihood"]
     x = x.to(state.device)
+    _require_range_at_first(state, likelihood, x)
     given = () if condition is None else (condition.to(state.device),)
     output = vae(x, state.generator, *given)
     if output.decoded.dtype == torch.bfloat16:  # autocast: sums over pixels need more digits
@@ -265,7 +277,7 @@ def iwae_step(state: TrainingState, x: Tensor, *, k: int = 5) -> dict[str, Tenso
         Scalars in nats per example: loss (-L_k) and elbo (the mean of log w_i, below L_k).
 
     Raises:
-        ValueError: k is below 1, or x is out of the likelihood's range.
+        ValueError: k is below 1, or x is out of the likelihood's range (on a GPU as in `vae_step`).
 
     Source: Burda, Grosse and Salakhutdinov 2015, Eq. 8.
     """
@@ -273,6 +285,7 @@ def iwae_step(state: TrainingState, x: Tensor, *, k: int = 5) -> dict[str, Tenso
         raise ValueError(f"k is {k}, but it counts draws per image: choose 1 or more.")
     vae, likelihood = state.modules["vae"], state.modules["likelihood"]
     x = x.to(state.device)
+    _require_range_at_first(state, likelihood, x)
     # Row i + j * batch is draw j of image i.
     mu, log_var = (t.to(x.dtype).repeat(k, 1) for t in vae.encode(x))
     z = vae.sample_posterior(mu, log_var, state.generator)

@@ -96,6 +96,28 @@ def test_refuses_images_outside_the_unit_interval(likelihood, wrong):
         likelihood.log_prob(x, torch.zeros_like(x))
 
 
+class OnGPU(torch.Tensor):
+    """Says that it lies on a GPU."""
+
+    device = torch.device("cuda")
+
+
+def test_on_a_gpu_images_outside_the_unit_interval_make_their_own_bound_nan():
+    x, out = inference()
+    expected = losses.bernoulli_log_likelihood(x, out.decoded)
+    x = x.as_subclass(OnGPU)
+    found = losses.bernoulli_log_likelihood(x, out.decoded).as_subclass(torch.Tensor)
+    assert found.equal(expected)
+    for wrong in (-0.01, 1.01, float("nan")):
+        x[1, 0, 1, 1] = wrong
+        found = losses.bernoulli_log_likelihood(x, out.decoded).as_subclass(torch.Tensor)
+        assert found.isnan().tolist() == [False, True, False, False]
+        for likelihood in (losses.BernoulliLikelihood(), losses.LearnedGaussianLikelihood()):
+            with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+                likelihood.require_range(x.as_subclass(torch.Tensor))
+    losses.GaussianLikelihood(0.1, bounded=False).require_range(x)
+
+
 def test_refuses_shapes_that_would_broadcast_and_bad_sigma():
     x = torch.zeros(4, 1, 2, 2)
     with pytest.raises(ValueError, match="one shape"):

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -231,6 +232,44 @@ def test_a_full_or_read_only_disk_keeps_the_previous_checkpoint(code, at, tmp_pa
     with pytest.raises(OSError, match="previous one, if any, is unchanged; free some space"):
         save_checkpoint(state, batches, tmp_path)
     assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_directory_that_cannot_be_synced_still_gets_the_checkpoint(at, tmp_path, monkeypatch):
+    state, batches = saved(tmp_path)
+    state.step = 5
+    fsync, calls = os.fsync, iter(range(9))
+
+    def failing(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) and next(calls) == at:
+            raise OSError(5, os.strerror(5))
+        fsync(descriptor)
+
+    monkeypatch.setattr(state_module.os, "fsync", failing)
+    save_checkpoint(state, batches, tmp_path)
+    assert next(calls) == 2 and len(list(tmp_path.iterdir())) == 3
+    other, _, stream = toy_gan(seed=1)
+    load_checkpoint(other, stream, tmp_path)
+    assert everything(other, stream) == everything(state, batches)
+
+
+@pytest.mark.parametrize("replacements", [1, 3])
+def test_a_checkpoint_replaced_while_it_is_read_is_read_anew(replacements, tmp_path, monkeypatch):
+    state, batches = saved(tmp_path)
+    loads, left = json.loads, iter(range(replacements))
+
+    def meanwhile(content):
+        manifest = loads(content)
+        if next(left, None) is not None:
+            state.step += 1
+            save_checkpoint(state, batches, tmp_path)  # and the files just named are gone
+        return manifest
+
+    monkeypatch.setattr(state_module.json, "loads", meanwhile)
+    other, _, stream = toy_gan(seed=1)
+    load_checkpoint(other, stream, tmp_path)
+    assert other.step == 4 + replacements
+    assert everything(other, stream) == everything(state, batches)
 
 
 def test_a_file_in_the_way_gets_its_sentence(tmp_path):

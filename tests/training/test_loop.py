@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib.training import TrainingDiverged, loop, train
+from course_lib.training import TrainingDiverged, load_checkpoint, loop, train
 
 sys.path.insert(0, str(Path(__file__).parent))
 from training_cases import CASES, Stream, everything, toy_gan, toy_vae
@@ -142,6 +142,24 @@ def test_ctrl_c_finishes_the_step_saves_and_raises(name, tmp_path):
     whole, step, stream = CASES[name]()
     train(whole, step, stream, 9, progress=False)
     assert everything(state, batches) == everything(whole, stream)
+
+
+@pytest.mark.parametrize("during", ["sample", "save"])
+def test_ctrl_c_after_the_last_step_is_raised_once_all_is_written(during, tmp_path, monkeypatch):
+    def press(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    state, step, batches = toy_gan()
+    save = loop.save_checkpoint
+    if during == "save":
+        monkeypatch.setattr(loop, "save_checkpoint", lambda *a: [press(), save(*a)])
+    look = press if during == "sample" else None
+    state.step = 1  # no sample before the first step
+    with pytest.raises(KeyboardInterrupt):
+        train(state, step, batches, 3, on_sample=look, progress=False, checkpoint=tmp_path)
+    other, _, stream = toy_gan(seed=5)
+    load_checkpoint(other, stream, tmp_path)
+    assert everything(other, stream) == everything(state, batches) and other.step == 3
 
 
 def test_a_second_ctrl_c_interrupts_at_once():

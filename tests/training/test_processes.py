@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib.training import processes
+from course_lib.training import TrainingState, processes
 from course_lib.training.processes import JoinedNoise, Processes, ProcessLost
 
 pytest.importorskip("accelerate", reason="several processes need the extra distributed")
@@ -171,6 +171,89 @@ def test_noise_that_cannot_be_split_is_refused():
         ):
             with pytest.raises(ValueError, match=r"split only what torch\.randn and torch\.rand"):
                 draw()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda x: nn.functional.dropout1d(x[0]),
+        lambda x: nn.functional.dropout2d(x),
+        lambda x: nn.Dropout2d(0.3)(x),
+        lambda x: nn.functional.dropout3d(x),
+        lambda x: nn.AlphaDropout(0.3)(x),
+        lambda x: nn.FeatureAlphaDropout(0.3)(x),
+        torch.randn_like,
+        torch.rand_like,
+        lambda x: torch.randint_like(x, 3),
+        lambda x: torch.bernoulli(x / 2),
+        lambda x: (x / 2).bernoulli(),
+        lambda x: x.clone().bernoulli_(0.5),
+    ],
+)
+def test_noise_by_the_shape_of_a_part_is_refused(draw):
+    with JoinedNoise(Processes(0, 2), torch.Generator()):
+        with pytest.raises(ValueError, match=r"split only what torch\.randn and torch\.rand"):
+            draw(torch.ones(2, 3, 4, 4))
+
+
+def test_other_dropouts_pass_when_they_draw_nothing():
+    x = torch.ones(2, 3, 4, 4)
+    layers = [nn.Dropout2d(), nn.Dropout3d(), nn.AlphaDropout(), nn.FeatureAlphaDropout()]
+    with JoinedNoise(Processes(0, 2), torch.Generator()):
+        for layer in layers:
+            assert layer.eval()(x).equal(x)
+        drawn = torch.bernoulli(x / 2, generator=torch.Generator().manual_seed(1))
+    assert drawn.equal(torch.bernoulli(x / 2, generator=torch.Generator().manual_seed(1)))
+
+
+def test_options_of_a_draw_pass_through(monkeypatch):
+    seen = {}
+    randn = torch.randn
+
+    def noted(*arguments, **options):
+        seen.update(options)
+        return randn(*arguments, generator=options["generator"])
+
+    generator = torch.Generator()
+    monkeypatch.setattr(torch, "randn", noted)
+    wanted = {"generator": generator, "pin_memory": True, "dtype": torch.float64}
+    # Called by name: under the mode torch would go through with it, which takes a GPU.
+    mode = JoinedNoise(Processes(1, 2), generator)
+    part = mode.__torch_function__(noted, (), ((2, 3),), wanted)
+    assert seen == wanted and part.shape == (2, 3)
+
+
+class Elsewhere(torch.Tensor):
+    """Stands for a tensor on a GPU; `cpu` brings it back."""
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_moments_are_sent_from_the_cpu():
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    for moments in optimizer.state.values():
+        moments["exp_avg"] = moments["exp_avg"].as_subclass(Elsewhere)
+
+    class Sent(Exception):
+        pass
+
+    def share(value):
+        raise Sent(value)
+
+    here = Processes(0, 2)
+    here.share = share
+    state = TrainingState({"model": model}, {"model": optimizer})
+    with pytest.raises(Sent) as caught:
+        here.prepare(state)
+    sent = caught.value.args[0][2]["model"]["state"]
+    assert len(sent) == 2
+    for i, moments in enumerate(optimizer.state.values()):
+        assert {type(value) for value in sent[i].values()} == {torch.Tensor}
+        assert all(torch.equal(sent[i][key], value) for key, value in moments.items())
 
 
 def test_a_lost_process_is_told_from_an_error_of_a_step(monkeypatch):
