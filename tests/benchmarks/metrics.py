@@ -1,7 +1,7 @@
 """Time of the measures against the public implementations, on one thread of one core.
 
     python tests/benchmarks/metrics.py                 # all cases: about 10 minutes
-    python tests/benchmarks/metrics.py --only kernel   # cases whose name holds this word
+    python tests/benchmarks/metrics.py --only kernel   # these alone again; the others stay
     python tests/benchmarks/metrics.py --large         # memory at n = 50,000: some 15 minutes more
 
 Ours and the peers take turns in one process on the same features: correlated and non-negative, as
@@ -180,6 +180,7 @@ def measure(name: str, rounds: int, patience: float) -> dict:
             raise SystemExit(f"{name}: {who} found {value}, course_lib {values['course_lib']}.")
     return {
         "case": name,
+        "commit": environment.git_commit(),
         "seconds": medians,
         "runs": {who: len(times) for who, times in seconds.items()},
         "ratio": {who: t / medians["course_lib"] for who, t in medians.items()},
@@ -336,7 +337,6 @@ def main() -> int:
     options = arguments.parse_args()
     result = {
         "benchmark": "metrics",
-        "commit": environment.git_commit(),
         "processor": processor(),
         "versions": {p: importlib.metadata.version(p) for p in ("torch", "numpy", *PEERS)},
         "cases": [],
@@ -359,9 +359,15 @@ def main() -> int:
                     f"{found['seconds']:.0f} s",
                     flush=True,
                 )
-    if options.only:
-        print(table(result))
-        return 0
+    stored = options.out / "benchmark_metrics.json"
+    if options.only and stored.exists():
+        old = json.loads(stored.read_text())
+        if (old["processor"], old["versions"]) != (result["processor"], result["versions"]):
+            raise SystemExit("The stored cases are of another machine or version: run them all.")
+        new = {row["case"]: row for row in result["cases"]}
+        result["cases"] = [new.get(row["case"], row) for row in old["cases"]]
+        measured = {(m["measure"], m["n"], m["d"]): m for m in result["memory"]}
+        result["memory"] = [measured.get((m["measure"], m["n"], m["d"]), m) for m in old["memory"]]
     text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
     notebooks.write_text(options.out / "benchmark_metrics.json", text)
     notebooks.write_text(options.out / "benchmark_metrics.md", table(result))
