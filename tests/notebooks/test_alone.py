@@ -62,7 +62,8 @@ def bare_python(tmp_path) -> Path:
 def test_wheel_holds_the_library_its_weights_and_its_cards_and_nothing_else(wheel):
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "course_lib").rglob("*.py")}
-    data = [*ROOT.glob("data/features/*.safetensors"), *ROOT.glob("data/results/*.json")]
+    kinds = ("checkpoints/*.safetensors", "features/*.safetensors", "results/*.json")
+    data = [path for kind in kinds for path in ROOT.glob(f"data/{kind}")]
     assert len(data) >= 8
     assert held == code | {
         f"course_lib/_files/{path.relative_to(ROOT / 'data').as_posix()}" for path in data
