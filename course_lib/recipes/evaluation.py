@@ -142,22 +142,17 @@ def parzen(
 def k_means(images: data.ImageSet, k: int, rounds: int, seed: int = SEED) -> Tensor:
     """Centroids `[k, d]` of images in [0, 1] after rounds of Lloyd's algorithm, on their device.
 
-    They start at k of the images (all, if there are no more); an empty cluster stays where it is.
+    They start at k of the images (all, if there are no more).
     """
-    x = images.images.flatten(1)
-    centroids = some(images, k, seed).as_float(range=(0, 1)).flatten(1)
-    for _ in range(rounds):
-        sums, counts = torch.zeros(centroids.shape), torch.zeros(len(centroids))
-        for block in x.split(4096):
-            block = block.float() / 255
-            # |x - c|² without |x|², which is the same for all centroids.
-            squared = torch.addmm(centroids.square().sum(1), block, centroids.T, alpha=-2)
-            owner = squared.argmin(1).cpu()
-            sums.index_add_(0, owner, block.cpu())  # on the CPU, which adds in a fixed order
-            counts += owner.bincount(minlength=len(centroids))
-        means = (sums / counts.clamp(min=1)[:, None]).to(x.device)
-        centroids = torch.where(counts.to(x.device)[:, None] > 0, means, centroids)
-    return centroids
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    x = images.as_float(range=(0, 1)).flatten(1).cpu().numpy()
+    start = some(images, k, seed).as_float(range=(0, 1)).flatten(1).cpu().numpy()
+    model = KMeans(len(start), init=start, n_init=1, max_iter=rounds, tol=0)
+    with threadpool_limits(1):  # several threads add in no fixed order
+        model.fit(x)
+    return torch.from_numpy(model.cluster_centers_).to(images.images.device)
 
 
 def likelihood(

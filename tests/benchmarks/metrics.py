@@ -24,8 +24,6 @@ import contextlib
 import importlib.metadata
 import io
 import json
-import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -34,10 +32,11 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import machine
 import numpy as np
 import torch
 
-from course_lib import environment, metrics, notebooks, plotting
+from course_lib import environment, metrics, notebooks
 from course_lib.metrics.arithmetic import gram
 
 torch.set_num_threads(1)
@@ -203,7 +202,7 @@ a, b = benchmark.features({n}, {d}, 1), benchmark.features({n}, {d}, 2, 0.1)
 before = benchmark.resident_gib()
 start = benchmark.time.perf_counter()
 {call}
-print(before, benchmark.peak_gib(), benchmark.time.perf_counter() - start)
+print(before, benchmark.machine.peak_mib() / 2**10, benchmark.time.perf_counter() - start)
 """
 
 
@@ -212,17 +211,6 @@ def resident_gib() -> float:
     import psutil
 
     return psutil.Process().memory_info().rss / 2**30
-
-
-def peak_gib() -> float:
-    """Largest resident memory of this process so far, in GiB."""
-    with contextlib.suppress(OSError):
-        # The usage of a child that resource tells begins with its parent's; this one does not.
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) / 2**20
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def memory(name: str, call: str, n: int, d: int) -> dict:
@@ -244,15 +232,6 @@ CALLS = {
 
 
 # ---------------------------------------------------------------------------- results
-
-
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":")[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def table(result: dict) -> str:
@@ -301,30 +280,20 @@ def table(result: dict) -> str:
 
 def picture(result: dict) -> bytes:
     """Bars of seconds, one group per case, on a logarithmic scale."""
-    rows = result["cases"]
-    fig, ax = plotting.figure(width=8.6, height=0.62 * len(rows) + 1.2)
-    colors = dict(zip(["course_lib", *PEERS], plotting.PALETTE.values(), strict=False))
-    hatches = dict(zip(["course_lib", *PEERS], ["", "//", "..", "xx", "\\\\"], strict=True))
-    named = set()
-    for place, row in enumerate(rows):
-        for offset, (who, seconds) in enumerate(row["seconds"].items()):
-            y = place + (offset - (len(row["seconds"]) - 1) / 2) * 0.2
-            ax.barh(
-                y, seconds, 0.19, color=colors[who], hatch=hatches[who], linewidth=0,
-                edgecolor=plotting.style.PAPER, label=None if who in named else who,
-            )  # fmt: skip
-            named.add(who)
-            if who != "course_lib":
-                ax.text(seconds * 1.06, y, f"{row['ratio'][who]:.1f}×", va="center", fontsize=8)
-    ax.set(
-        xscale="log", yticks=range(len(rows)), yticklabels=[row["case"] for row in rows],
-        xlabel="seconds on one core (logarithmic); numbers: times as long as course_lib",
-    )  # fmt: skip
-    ax.invert_yaxis()
-    low, high = ax.get_xlim()
-    ax.set_xlim(low, high * 1.6)
-    ax.legend(fontsize=9, loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=5, frameon=False)
-    return plotting.png_bytes(fig)
+    groups = {
+        row["case"]: {
+            who: (seconds, "" if who == "course_lib" else f"{row['ratio'][who]:.1f}×")
+            for who, seconds in row["seconds"].items()
+        }
+        for row in result["cases"]
+    }
+    return machine.bars(
+        groups,
+        {who: who for who in ("course_lib", *PEERS)},
+        ["", "//", "..", "xx", "\\\\"],
+        "seconds on one core (logarithmic); numbers: times as long as course_lib",
+        0.62,
+    )
 
 
 def main() -> int:
@@ -337,7 +306,7 @@ def main() -> int:
     options = arguments.parse_args()
     result = {
         "benchmark": "metrics",
-        "processor": processor(),
+        "processor": machine.processor(),
         "versions": {p: importlib.metadata.version(p) for p in ("torch", "numpy", *PEERS)},
         "cases": [],
         "memory": [],

@@ -16,13 +16,10 @@ on all cores that it may use; the ratio is that of the medians. Results go to da
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.metadata
 import itertools
 import json
 import os
-import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,6 +29,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import machine
 import numpy as np
 import torch
 from PIL import Image
@@ -453,7 +451,7 @@ def serve(w: Workload, who: str, tricks: Tricks, clock: Callable[[], float]) -> 
         start = clock()
         run(int(line))
         seconds = clock() - start
-        print(seconds, peak_mib(), flush=True)
+        print(seconds, machine.peak_mib(), flush=True)
 
 
 class Contestant:
@@ -556,7 +554,7 @@ def point(batch: int, size: int, width: int, clock: Callable[[], float]) -> dict
     )
     state = training.gan_state(*networks, latent_dim=100)
     real = torch.rand(batch, 3, size, size) * 2 - 1
-    before = peak_mib(forget=True)
+    before = machine.peak_mib(forget=True)
     step = partial(training.gan_step, reuse_fakes=True)
     with FlopCounterMode(display=False) as counter:
         step(state, real)
@@ -572,24 +570,8 @@ def point(batch: int, size: int, width: int, clock: Callable[[], float]) -> dict
         "seconds": statistics.median(seconds),
         "gigaflop": counter.get_total_flops() / 1e9,
         "mib_before": before,
-        "mib_peak": peak_mib(),
+        "mib_peak": machine.peak_mib(),
     }
-
-
-def peak_mib(forget: bool = False) -> float:
-    """Largest resident memory of this process so far, in MiB.
-
-    `forget` makes the memory of this moment the largest so far, where the system can do that.
-    """
-    with contextlib.suppress(OSError):
-        if forget:
-            Path("/proc/self/clear_refs").write_text("5")
-        # The usage of a child that `resource` tells begins with its parent's; this one does not.
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) / 2**10
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def scaling(options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
@@ -630,6 +612,7 @@ def scaling_picture(axes: dict[str, list[dict[str, float]]]) -> bytes:
             ax.set_yscale("log")
             ax.set_xticks(x, [str(v) for v in x])
             ax.minorticks_off()
+        bottom.set_yticks([30, 100, 300], ["30", "100", "300"])
         bottom.set_xlabel({"batch": "images per batch", "size": "pixels per side"}.get(axis, axis))
         top.set_title({"batch": "batch", "size": "image size"}.get(axis, axis))
     grid[0, 0].set_ylabel("seconds per update")
@@ -639,15 +622,6 @@ def scaling_picture(axes: dict[str, list[dict[str, float]]]) -> bytes:
 
 
 # ---------------------------------------------------------------------------- results
-
-
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":")[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def table(result: dict) -> str:
@@ -689,30 +663,20 @@ def table(result: dict) -> str:
 
 def picture(result: dict) -> bytes:
     """Bars of images per second, one group per workload, on a logarithmic scale."""
-    rows = result["workloads"]
-    fig, ax = plotting.figure(width=8.6, height=0.75 * len(rows) + 1.2)
-    names = ["plain", "fp32", "bf16"]
-    labels = dict(zip(names, ["plain loop", "ours, float32", "ours, bfloat16"], strict=True))
-    colors = dict(zip(names, plotting.PALETTE.values(), strict=False))
-    hatches = dict(zip(names, ["//", "", ".."], strict=True))
-    for place, row in enumerate(rows):
-        for offset, (name, value) in enumerate(row["images_per_second"].items()):
-            y = place + (offset - (len(row["images_per_second"]) - 1) / 2) * 0.28
-            ax.barh(
-                y, value, 0.27, color=colors[name], hatch=hatches[name], linewidth=0,
-                edgecolor=plotting.style.PAPER, label=None if place else labels[name],
-            )  # fmt: skip
-            if name != "plain":
-                ax.text(value * 1.06, y, f"{row['ratio'][name]:.2f}×", va="center", fontsize=8)
-    ax.set(
-        xscale="log", yticks=range(len(rows)), yticklabels=[row["workload"] for row in rows],
-        xlabel="images per second (logarithmic); numbers: times as many as the plain loop",
-    )  # fmt: skip
-    ax.invert_yaxis()
-    low, high = ax.get_xlim()
-    ax.set_xlim(low, high * 1.6)
-    ax.legend(fontsize=9, loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=3, frameon=False)
-    return plotting.png_bytes(fig)
+    groups = {
+        row["workload"]: {
+            name: (value, "" if name == "plain" else f"{row['ratio'][name]:.2f}×")
+            for name, value in row["images_per_second"].items()
+        }
+        for row in result["workloads"]
+    }
+    return machine.bars(
+        groups,
+        {"plain": "plain loop", "fp32": "ours, float32", "bf16": "ours, bfloat16"},
+        ["//", "", ".."],
+        "images per second (logarithmic); numbers: times as many as the plain loop",
+        0.75,
+    )
 
 
 def circumstances(options: argparse.Namespace) -> dict:
@@ -720,7 +684,7 @@ def circumstances(options: argparse.Namespace) -> dict:
     return {
         "benchmark": "training",
         "commit": environment.git_commit(),
-        "processor": processor(),
+        "processor": machine.processor(),
         "threads": torch.get_num_threads(),
         "processor_time": options.processor_time,
         "versions": {p: importlib.metadata.version(p) for p in ("torch", "torchvision", "pillow")},

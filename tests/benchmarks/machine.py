@@ -1,0 +1,74 @@
+"""What all benchmarks ask of the machine, and the bars in which two of them show their results."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from course_lib import plotting
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def peak_mib(forget: bool = False) -> float:
+    """Largest resident memory of this process so far, in MiB.
+
+    `forget` makes the memory of this moment the largest so far, where the system can do that.
+    """
+    with contextlib.suppress(OSError):
+        if forget:
+            Path("/proc/self/clear_refs").write_text("5")
+        # The usage of a child that `resource` tells begins with its parent's; this one does not.
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) / 2**10
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def bars(
+    groups: Mapping[str, Mapping[str, tuple[float, str]]],
+    labels: Mapping[str, str],
+    hatches: Sequence[str],
+    xlabel: str,
+    height: float,
+) -> bytes:
+    """Horizontal bars on a logarithmic scale, as PNG.
+
+    Args:
+        groups: for each group its bars, by name: value, and what stands beside it.
+        labels: what the legend calls a name; colours and `hatches` are in this order.
+        height: of a group, in inches.
+    """
+    fig, ax = plotting.figure(width=8.6, height=height * len(groups) + 1.2)
+    colors = dict(zip(labels, plotting.PALETTE.values(), strict=False))
+    marks = dict(zip(labels, hatches, strict=True))
+    step, named = 0.8 / max(len(labels), 3), set()
+    for place, group in enumerate(groups.values()):
+        for offset, (name, (value, beside)) in enumerate(group.items()):
+            y = place + (offset - (len(group) - 1) / 2) * step
+            ax.barh(
+                y, value, 0.95 * step, color=colors[name], hatch=marks[name], linewidth=0,
+                edgecolor=plotting.style.PAPER, label=None if name in named else labels[name],
+            )  # fmt: skip
+            named.add(name)
+            ax.text(value * 1.06, y, beside, va="center", fontsize=8)
+    ax.set(xscale="log", yticks=range(len(groups)), yticklabels=list(groups), xlabel=xlabel)
+    ax.invert_yaxis()
+    low, high = ax.get_xlim()
+    ax.set_xlim(low, high * 1.6)
+    ax.legend(
+        fontsize=9, loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=len(labels), frameon=False
+    )
+    return plotting.png_bytes(fig)
