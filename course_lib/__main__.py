@@ -175,6 +175,32 @@ def results_command(options: argparse.Namespace) -> int:
     return 1 if changed and options.check else 0
 
 
+def exercises_command(options: argparse.Namespace) -> int:
+    """Make, compare, list or bundle the exercises."""
+    from course_lib import assignments
+
+    root = notebooks.require_root()
+    if options.action == "list":
+        print(assignments.table(root))
+        return 0
+    if options.action == "bundle":
+        if not options.names:
+            raise ValueError("Say which set to bundle: python -m course_lib exercises bundle 04")
+        folder = Path(options.out) if options.out else root / "build" / "exercises"
+        for name in options.names:
+            print(f"{assignments.bundle(root, name, folder)}")
+        return 0
+    write = options.action == "build"
+    changed = assignments.build(root, options.names, write)
+    if assignments.write_table(root, write):
+        changed.append(root / "README.md")
+    for path in changed:
+        print(f"{'updated' if write else 'differs'}: {path.relative_to(root)}")
+    if not changed:
+        print("The students' versions agree with their sources.")
+    return 1 if changed and not write else 0
+
+
 @contextmanager
 def _sentences() -> Iterator[None]:
     """Turn the errors of a run that say all in one sentence into those that `main` prints."""
@@ -253,6 +279,7 @@ def parser() -> argparse.ArgumentParser:
 
     _add_recipe_commands(commands)
     _add_results_commands(commands)
+    _add_exercises_command(commands)
     command = commands.add_parser("doctor", help="check this installation and say what to mend")
     command.set_defaults(call=doctor_command)
     return main
@@ -318,6 +345,20 @@ def _add_results_commands(commands: Any) -> None:
     command.set_defaults(call=results_command)
 
 
+def _add_exercises_command(commands: Any) -> None:
+    """exercises."""
+    command = commands.add_parser(
+        "exercises",
+        help="make the students' versions of the exercises, or a bundle of one set",
+        description="build: notebooks/exercises/ and the README's table from notebooks/solutions/. "
+        "check: fail where they differ. list: the table. bundle: a zip for students.",
+    )
+    command.add_argument("action", choices=("build", "check", "list", "bundle"))
+    command.add_argument("names", nargs="*", help="beginnings of names, such as 04; default all")
+    command.add_argument("--out", metavar="DIR", help="of bundles (default build/exercises)")
+    command.set_defaults(call=exercises_command)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; an expected error ends in a sentence, not in a traceback."""
     for stream in (sys.stdout, sys.stderr):
@@ -330,7 +371,8 @@ def main(arguments: list[str] | None = None) -> int:
         print("\nStopped.", file=sys.stderr)
         return 130
     except ImportError as error:
-        mend = "python -m pip install --editable '.[lab]'"
+        extra = "grading" if error.name == "nbgrader" else "lab"
+        mend = f"python -m pip install --editable '.[{extra}]'"
         print(f"course_lib: {error.name} is missing; to install it: {mend}", file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:

@@ -194,10 +194,13 @@ def setup_cell(address: Address) -> str:
 def badge_row(address: Address, path: Path) -> str:
     """Source of the badge row of one lecture."""
     inside = f"{address.slug}/blob/{address.branch}/notebooks/{path.name}"
+    exercises = path.parent / "exercises" / path.name
     return (
         "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
         f"(https://colab.research.google.com/github/{inside}) "
-        f"[view on GitHub](https://github.com/{inside}) · [map of the course](README.md)"
+        f"[view on GitHub](https://github.com/{inside}) · "
+        + f"[exercises](exercises/{path.name}) · " * exercises.exists()
+        + "[map of the course](README.md)"
     )
 
 

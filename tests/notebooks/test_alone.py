@@ -19,6 +19,7 @@ from course_lib import notebooks
 
 ROOT = Path(__file__).parents[2]
 LECTURES = notebooks.lecture_paths(ROOT)
+EXERCISES = sorted((ROOT / "notebooks" / "exercises").glob("*.ipynb"))
 
 VERSIONS = """
 import importlib.metadata as m, json
@@ -127,6 +128,23 @@ def test_lecture_alone_in_an_empty_folder(path, wheel, bare_python, tmp_path):
         text=True,
     )
     assert str(tmp_path / "environment") in again.stdout, "not the library that the cell installed"
+
+
+@pytest.mark.parametrize("path", EXERCISES, ids=lambda path: path.stem)
+def test_untouched_exercises_alone_in_an_empty_folder(path, wheel, bare_python, tmp_path):
+    """Top to bottom without an error: one friendly line where nothing is written yet."""
+    run = run_alone(path, bare_python, tmp_path / "empty", str(wheel))
+    assert run.error == ""
+    checks = [
+        "".join("".join(output.get("text", "")) for output in cell["outputs"])
+        for cell in run.notebook["cells"]
+        if cell["metadata"].get("nbgrader", {}).get("grade")
+    ]
+    assert len(checks) >= 4
+    for text in checks:
+        assert text.startswith("○ ") and text.count("\n") == 1, text
+    left = {item.name for item in (tmp_path / "empty").iterdir()} - {path.name, "cache"}
+    assert not left, f"the exercises left files behind: {left}"
 
 
 def test_failed_installation_says_what_to_do(bare_python, tmp_path):

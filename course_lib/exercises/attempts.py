@@ -1,0 +1,550 @@
+"""How an answer is tried: in a thread with a time limit, on named inputs, with a hint at the end.
+
+A check is a function that takes an `Attempt` and asks it for values, gradients and conditions. The
+first that does not hold ends it with the hint of the mistake that was recognised, or with what was
+measured where none was. Nothing that an answer does (raising, looping, printing, writing to its
+input) gets out of here as anything but a sentence.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import linecache
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+SECONDS = 1.5  # for one check
+PATIENCE = 4  # times as long by the clock on the wall, where other work holds up the processor
+PRINTED = 300  # characters that are shown of what an answer printed
+
+# What any answer can do wrong; the text of each is made from what was measured.
+GENERIC = (
+    "not a function",
+    "raised",
+    "too slow",
+    "wrong type",
+    "wrong shape",
+    "wrong dtype",
+    "wrong device",
+    "not finite",
+    "changes its input",
+    "no gradient",
+    "wrong gradient",
+    "wrong value",
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of an attempt.
+
+    Attributes:
+        state: "right", "wrong" or "unattempted".
+        message: what the student reads.
+        hint: name of the mistake: one of the exercise's own or of `GENERIC`; "" if not wrong.
+        seconds: that the check took.
+    """
+
+    state: str
+    message: str
+    hint: str = ""
+    seconds: float = 0.0
+
+
+class Stop(Exception):
+    """The end of a check before its end."""
+
+    def __init__(self, state: str, text: str, hint: str = "") -> None:
+        super().__init__(text)
+        self.state, self.text, self.hint = state, text, hint
+
+
+class _TimeIsUp(BaseException):
+    """Raised inside an answer that takes too long; few answers catch what is no Exception."""
+
+
+@dataclass
+class Attempt:
+    """One answer under examination.
+
+    Attributes:
+        answer: the student's function.
+        hints: texts of the mistakes that the exercise knows, by name.
+        seed: of the random inputs; a student sees 0, grading uses others.
+        where: name of the input that was tried last.
+        tried: number of comparisons made.
+        error: largest error found, as a fraction of what was allowed.
+    """
+
+    answer: Callable[..., Any]
+    hints: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
+    where: str = ""
+    tried: int = 0
+    error: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(1000 + self.seed)
+
+    # ------------------------------------------------------------------ inputs
+
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Standard normal numbers that depend on the seed alone."""
+        return torch.randn(*shape, generator=self.generator, dtype=torch.float64).to(dtype)
+
+    def uniform(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Numbers between 0 and 1 that depend on the seed alone."""
+        return torch.rand(*shape, generator=self.generator, dtype=torch.float64).to(dtype)
+
+    # ------------------------------------------------------------------ ends
+
+    def fail(self, hint: str, measured: str = "") -> NoReturn:
+        """End with a mistake of the exercise; `measured` says what was found, before the hint."""
+        raise Stop("wrong", f"{measured}\n{self.hints[hint]}".strip(), hint)
+
+    def require(self, condition: object, hint: str, measured: str = "") -> None:
+        """End with that mistake unless the condition holds."""
+        self.tried += 1
+        if not condition:
+            self.fail(hint, measured)
+
+    def _generic(self, hint: str, text: str) -> NoReturn:
+        raise Stop("wrong", self.hints.get(hint, "") + "\n" * (hint in self.hints) + text, hint)
+
+    # ------------------------------------------------------------------ calls
+
+    def call(self, where: str, *args: Any, **kwargs: Any) -> Any:
+        """What the answer returns for copies of these arguments.
+
+        Ends the check where it raises, or changes a tensor, list, dictionary or array it was given.
+        """
+        self.where = where
+        given = [_copy(a) for a in args]
+        named = {key: _copy(a) for key, a in kwargs.items()}
+        try:
+            value = self.answer(*given, **named)
+        except NotImplementedError:
+            raise Stop("unattempted", "") from None
+        except Stop:
+            raise
+        except Exception as error:
+            self._generic("raised", _told(error))
+        pairs = [*zip(args, given, strict=True), *((kwargs[k], named[k]) for k in kwargs)]
+        if not all(_unchanged(a, b) for a, b in pairs):
+            self._generic(
+                "changes its input",
+                "Your function changed a tensor that it was given: whoever called it goes on with "
+                "other numbers. Look for what works in place (names ending in _, +=, x[i] = ...).",
+            )
+        return value
+
+    def value(
+        self,
+        where: str,
+        args: tuple,
+        right: Any,
+        *,
+        tolerance: float = 1e-6,
+        mistakes: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The answer's value on these arguments, which must be the right one.
+
+        Args:
+            where: a few words that name the input.
+            args, kwargs: of the answer.
+            right: a function of the same arguments, or the value: tensor, number, text, tuple.
+            tolerance: allowed error, on top of the same fraction of the right value.
+            mistakes: by name of a hint, what a wrong answer would return: function or value.
+
+        Returns:
+            What the answer returned.
+        """
+        found = self.call(where, *args, **kwargs)
+        self.same(found, _of(right, args, kwargs), tolerance, _lazy(mistakes, args, kwargs))
+        return found
+
+    def same(
+        self,
+        found: Any,
+        right: Any,
+        tolerance: float = 1e-6,
+        mistakes: Mapping[str, Callable[[], Any]] | None = None,
+    ) -> None:
+        """End unless `found` equals `right`; a mistake that explains the difference is named."""
+        self.tried += 1
+        gap = difference(found, right, tolerance)
+        if gap is None:
+            error = largest_error(found, right)
+            self.error = max(self.error, error / tolerance)
+            return
+        hint, text = gap
+        for name, made in (mistakes or {}).items():
+            # A hint may rest on float32 numbers of the answer; the right value has its own bound.
+            if difference(found, made(), max(tolerance, 1e-5), strict=False) is None:
+                self.fail(name, text)
+        self._generic(hint, text)
+
+    def gradient(
+        self,
+        where: str,
+        args: tuple,
+        right: Callable[..., Tensor],
+        *,
+        of: tuple[int, ...] = (0,),
+        tolerance: float = 1e-6,
+        mistakes: Mapping[str, Callable[..., Tensor]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """End unless the answer has the gradient of `right` with respect to the arguments `of`.
+
+        Outputs of several numbers are weighed with fixed random weights, so that an error in one of
+        them cannot cancel.
+        """
+        self.where = where
+
+        def gradients(function: Callable[..., Tensor], own: bool) -> list[Tensor] | None:
+            given = [_copy(a) for a in args]
+            for i in of:
+                given[i] = given[i].double().requires_grad_()
+            try:
+                out = function(*given, **kwargs)
+            except NotImplementedError:
+                raise Stop("unattempted", "") from None
+            except Exception as error:
+                if not own:
+                    raise
+                self._generic("raised", _told(error))
+            if not isinstance(out, Tensor) or not out.requires_grad:
+                return None
+            weights = torch.linspace(0.5, 1.5, out.numel(), dtype=torch.float64).view(out.shape)
+            wanted = [given[i] for i in of]
+            got = torch.autograd.grad((out.double() * weights).sum(), wanted, allow_unused=True)
+            return [
+                torch.zeros_like(w) if g is None else g for g, w in zip(got, wanted, strict=True)
+            ]
+
+        found, truth = gradients(self.answer, True), gradients(right, False)
+        self.tried += 1
+        if found is None:
+            self._generic(
+                "no gradient",
+                "The value may be right, but no gradient comes through your function, so nothing "
+                "could be trained with it. .item(), .detach(), .data, float(), numpy and "
+                "torch.no_grad() cut the graph.",
+            )
+        gap = difference(tuple(found), tuple(truth), tolerance)
+        if gap is None:
+            return
+        for name, function in (mistakes or {}).items():
+            wrong = gradients(function, False)
+            if wrong and difference(tuple(found), tuple(wrong), 1e-5) is None:
+                self.fail(name, f"Gradient: {gap[1]}")
+        self._generic("wrong gradient", f"The value is right, its gradient is not: {gap[1]}")
+
+    def finite(self, where: str, *args: Any, **kwargs: Any) -> Any:
+        """The answer's value on extreme input, which must not be NaN or infinite."""
+        found = self.call(where, *args, **kwargs)
+        self.tried += 1
+        for part in found if isinstance(found, tuple | list) else (found,):
+            if isinstance(part, Tensor | float) and not np.isfinite(_array(part)).all():
+                self._generic("not finite", f"Your function returned {_shown(part)}.")
+        return found
+
+    def any_device(self, where: str, *args: Any, **kwargs: Any) -> None:
+        """End unless the answer works on the device of its input, whichever that is.
+
+        The input goes to torch's device "meta", which every machine has and which refuses to be
+        mixed with the CPU. Not for answers that may look at values (`.item()`, `if x > 0`).
+        """
+        self.where, self.tried = where, self.tried + 1
+        moved = [a.to("meta") if isinstance(a, Tensor) else a for a in args]
+        try:
+            found = self.answer(*moved, **kwargs)
+        except Exception as error:
+            found = error
+        if not isinstance(found, Tensor) or found.device.type != "meta":
+            self._generic(
+                "wrong device",
+                "Your function works on the CPU alone: on a GPU it would mix tensors of two "
+                "devices. Take the device from the input (torch.zeros_like, device=x.device).",
+            )
+
+
+# ---------------------------------------------------------------------------- comparison
+
+
+def difference(
+    found: Any, right: Any, tolerance: float, strict: bool = True
+) -> tuple[str, str] | None:
+    """None where the values agree, else the name of the generic hint and what was measured.
+
+    Tensors must agree in shape and, where `strict`, in dtype. A number may come as a tensor without
+    dimensions.
+    """
+    if isinstance(right, tuple | list) and not isinstance(right, str):
+        return _sequence_difference(found, right, tolerance, strict)
+    if isinstance(right, Mapping):
+        if not isinstance(found, Mapping) or set(found) != set(right):
+            return "wrong type", f"A dictionary with other keys is wanted; got {_shown(found)}."
+        return _first(difference(found[k], right[k], tolerance, strict) for k in right)
+    if isinstance(right, bool | str | type(None)):
+        if isinstance(found, str) and isinstance(right, str):
+            same = found.strip().lower() == right.strip().lower()
+        else:
+            same = type(found) is type(right) and found == right
+        if same:
+            return None
+        if not isinstance(found, type(right)):
+            wanted = {bool: "True or False", str: "a text"}.get(type(right), "nothing (None)")
+            return "wrong type", f"Your function returned {_shown(found)}; {wanted} is wanted."
+        return "wrong value", f"{found!r} is not right."
+    return _number_difference(found, right, tolerance, strict)
+
+
+def _sequence_difference(
+    found: Any, right: Any, tolerance: float, strict: bool
+) -> tuple[str, str] | None:
+    if not isinstance(found, tuple | list):
+        return (
+            "wrong type",
+            f"Your function returned {_shown(found)}; {len(right)} values are wanted.",
+        )
+    if len(found) != len(right):
+        return (
+            "wrong shape",
+            f"Your function returned {len(found)} values; {len(right)} are wanted.",
+        )
+    return _first(difference(f, r, tolerance, strict) for f, r in zip(found, right, strict=True))
+
+
+def _number_difference(
+    found: Any, right: Any, tolerance: float, strict: bool
+) -> tuple[str, str] | None:
+    if isinstance(right, Tensor):
+        if not isinstance(found, Tensor):
+            return "wrong type", f"Your function returned {_shown(found)}; a tensor is wanted."
+    elif isinstance(found, bool) or not isinstance(
+        found, int | float | np.integer | np.floating | Tensor
+    ):
+        return "wrong type", f"Your function returned {_shown(found)}; a number is wanted."
+    a, b = _array(found), _array(right)
+    if a.shape != b.shape:
+        return "wrong shape", f"Your result has shape {list(a.shape)}; {list(b.shape)} is wanted."
+    if not np.isfinite(a).all() and np.isfinite(b).all():
+        return "not finite", f"Your result holds {_shown(found)}."
+    with np.errstate(invalid="ignore"):
+        error = np.where(a == b, 0.0, np.abs(a - b))
+    if not np.all(error <= tolerance * (1 + np.abs(b))):
+        return "wrong value", f"error {np.nanmax(error):.2g}, allowed {tolerance:.0e}."
+    if strict and isinstance(right, Tensor) and found.dtype != right.dtype:
+        return (
+            "wrong dtype",
+            f"The values are right, but come as {_name(found)} where the input was {_name(right)}: "
+            "take dtype and device from the input (torch.zeros_like, x.new_tensor).",
+        )
+    return None
+
+
+def largest_error(found: Any, right: Any) -> float:
+    """Largest error of numbers that agree; 0 for what is not a number."""
+    if isinstance(right, tuple | list) and not isinstance(right, str):
+        return max((largest_error(f, r) for f, r in zip(found, right, strict=True)), default=0.0)
+    if isinstance(right, str | bool | type(None) | Mapping):
+        return 0.0
+    a, b = _array(found), _array(right)
+    with np.errstate(invalid="ignore"):
+        error = np.where(a == b, 0.0, np.abs(a - b)) / (1 + np.abs(b))
+    return float(error.max()) if error.size else 0.0
+
+
+def _first(found: Iterator[tuple[str, str] | None]) -> tuple[str, str] | None:
+    return next((gap for gap in found if gap), None)
+
+
+def _array(value: Any) -> np.ndarray:
+    if isinstance(value, Tensor):
+        return value.detach().cpu().double().numpy()
+    return np.asarray(value, dtype=np.float64)
+
+
+def _name(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
+def _shown(value: Any) -> str:
+    """A value in a few words, never a page of numbers."""
+    if isinstance(value, Tensor):
+        text = f"a tensor of shape {list(value.shape)}"
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            kinds = [
+                w for w, f in (("NaN", torch.isnan), ("infinity", torch.isinf)) if f(value).any()
+            ]
+            text = f"{' and '.join(kinds)} in {text}"
+        return text
+    if value is None:
+        return "None (is a return missing?)"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) < 60 else text[:57] + '...'}"
+
+
+def _of(right: Any, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+    plain = callable(right) and not isinstance(right, nn.Module)
+    return right(*map(_copy, args), **kwargs) if plain else right
+
+
+def _lazy(
+    mistakes: Mapping[str, Any] | None, args: tuple, kwargs: Mapping[str, Any]
+) -> dict[str, Callable[[], Any]]:
+    return {name: lambda m=m: _of(m, args, kwargs) for name, m in (mistakes or {}).items()}
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone().requires_grad_(value.requires_grad)
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return type(value)(map(_copy, value))
+    if isinstance(value, dict):
+        return {key: _copy(v) for key, v in value.items()}
+    return value
+
+
+def _unchanged(before: Any, after: Any) -> bool:
+    if isinstance(before, Tensor):
+        return torch.equal(torch.nan_to_num(before), torch.nan_to_num(after))
+    if isinstance(before, np.ndarray):
+        return np.array_equal(before, after)
+    if isinstance(before, list | tuple):
+        return len(before) == len(after) and all(map(_unchanged, before, after))
+    if isinstance(before, dict):
+        return before.keys() == after.keys() and all(
+            _unchanged(before[k], after[k]) for k in before
+        )
+    return True
+
+
+_OWN = Path(__file__).parent
+
+
+def _told(error: Exception) -> str:
+    """What was raised, and at which line of the student's code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [f for f in frames if "site-packages" not in f.filename and not _ours(f.filename)]
+    text = f"Your function raised {type(error).__name__}: {error}".strip()
+    text = text if len(text) < 300 else text[:297] + "..."
+    if theirs:
+        line = theirs[-1].line or linecache.getline(theirs[-1].filename, theirs[-1].lineno).strip()
+        text += f"\nin its line {theirs[-1].lineno}" + (f": {line}" if line else ".")
+    return text
+
+
+def _ours(filename: str) -> bool:
+    return Path(filename).parent == _OWN
+
+
+# ---------------------------------------------------------------------------- running
+
+
+class _Bounded(io.TextIOBase):
+    """Keeps the beginning of what is printed and counts the rest."""
+
+    def __init__(self) -> None:
+        self.start, self.count = "", 0
+
+    def write(self, text: str) -> int:
+        self.count += len(text)
+        if len(self.start) < PRINTED:
+            self.start += text[: PRINTED - len(self.start)]
+        return len(text)
+
+    def flush(self) -> None: ...
+
+    def told(self) -> str:
+        if not self.start.strip():
+            return ""
+        rest = f" ... ({self.count:,} characters in all)" if self.count > len(self.start) else ""
+        return f"\n  Your function printed: {self.start.strip()}{rest}"
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Leave torch's and numpy's global generators as they were."""
+    numpy_state = np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+
+
+def run(check: Callable[[Attempt], None], attempt: Attempt) -> tuple[Stop | None, str, float]:
+    """Run a check on an attempt: how it ended (None: to its end), what was printed, seconds."""
+    ended: list[Stop | None] = []
+
+    def work() -> None:
+        try:
+            check(attempt)
+            ended.append(None)
+        except Stop as stop:
+            ended.append(stop)
+        except _TimeIsUp:
+            pass
+        except SystemExit:
+            ended.append(Stop("wrong", "Your function ends the whole program (exit).", "raised"))
+        except BaseException as error:  # an answer's odd object may raise when it is looked at
+            told = _told(error) if isinstance(error, Exception) else type(error).__name__
+            ended.append(Stop("wrong", told, "raised"))
+
+    printed, start = _Bounded(), time.perf_counter()
+    with redirect_stdout(printed), redirect_stderr(printed), _random_state_kept():
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        while thread.is_alive() and not _over(thread, time.perf_counter() - start):
+            thread.join(0.02)
+        stopped = not thread.is_alive() or _interrupt(thread)
+    if not ended:
+        text = f"Your function did not end within {SECONDS:g} s: is there a loop without an end?"
+        if not stopped:
+            text += " It could not be stopped either: restart the kernel before you go on."
+        ended.append(Stop("wrong", text, "too slow"))
+    return ended[0], printed.told(), time.perf_counter() - start
+
+
+def _over(thread: threading.Thread, elapsed: float) -> bool:
+    """Whether the time is up: that of the thread, or much more on the wall."""
+    if elapsed < SECONDS:
+        return False
+    if elapsed > PATIENCE * SECONDS or not hasattr(time, "pthread_getcpuclockid"):
+        return True
+    try:
+        used = time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
+    except OSError:
+        return False  # it ended just now
+    return used > 0.6 * SECONDS
+
+
+def _interrupt(thread: threading.Thread) -> bool:
+    """Raise `_TimeIsUp` in the thread, again where it is caught; whether the thread ended."""
+    for _ in range(15):
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(thread.ident), ctypes.py_object(_TimeIsUp)
+        )
+        thread.join(0.02)
+        if not thread.is_alive():
+            return True
+    return False
