@@ -347,7 +347,8 @@ def _number_difference(
     with np.errstate(invalid="ignore"):
         error = np.where(a == b, 0.0, np.abs(a - b))
     if not np.all(error <= tolerance * (1 + np.abs(b))):
-        return "wrong value", f"error {np.nanmax(error):.2g}, allowed {tolerance:.0e}."
+        worst = np.nan_to_num(error, nan=np.inf).max()
+        return "wrong value", f"error {worst:.2g}, allowed {tolerance:.0e}."
     if strict and isinstance(right, Tensor) and found.dtype != right.dtype:
         return (
             "wrong dtype",

@@ -225,11 +225,13 @@ def _cost(recipe: catalogue.Recipe, cards: list[dict[str, Any]]) -> str:
     """
     mine = [card for card in cards if card["recipe"] == recipe.name]
     for profile in ("gpu", "laptop"):
-        own = (profile, recipe.steps[profile], recipe.defaults(profile))
+        own, settings = (profile, recipe.steps[profile]), recipe.defaults(profile)
         full = [
             c
             for c in mine
-            if tuple(c["config"][key] for key in ("profile", "steps", "settings")) == own
+            if (c["config"]["profile"], c["config"]["steps"]) == own
+            # A card may be older than a setting.
+            and settings | c["config"]["settings"] == settings
         ]
         if full:
             return f"{profile}: {_spent(max(full, key=lambda c: c['finished']))}"

@@ -102,6 +102,8 @@ IWAE_FIGURES = _burda(
     "mnist", "Table 1", _IWAE, {1: (86.76, 19), 5: (85.54, 22), 50: (84.78, 25)}
 ) + _burda(*_FIXED, _IWAE, {1: (88.71, None), 5: (87.63, None), 50: (87.10, None)})
 
+# bfloat16 changes the numbers and channels_last the order of additions: see lecture 20.
+PRECISION = {"precision": ("float32", "bfloat16")}
 LIKELIHOOD = {
     "data": "mnist",
     "latent_dim": 50,
@@ -110,6 +112,7 @@ LIKELIHOOD = {
     "learning_rate": 1e-3,
     "importance_samples": 5000,
     "test_images": 10_000,
+    "precision": "float32",
 }
 LIKELIHOOD_AT = {
     "smoke": {"importance_samples": 20, "test_images": 100},
@@ -128,6 +131,9 @@ GAN = {
     "spectral_norm": False,
     "discriminator_steps": 1,
     "split_batch": False,
+    "reuse_fakes": False,
+    "channels_last": False,
+    "precision": "float32",
     "learning_rate": 2e-4,
     "discriminator_learning_rate": 2e-4,
     "beta1": 0.5,
@@ -144,6 +150,7 @@ GAN_CHOICES = {
     "network": ("dcgan",),
     "loss": ("minimax", "non_saturating", "least_squares", "hinge", "wasserstein"),
     "penalty": ("none", "r1", "gradient_penalty"),
+    **PRECISION,
 }
 SPRITES = {"data": "sprites", "image_size": 64}
 SPRITES_AT = {"smoke": {"image_size": 32}, "laptop": {"image_size": 32}}
@@ -175,7 +182,7 @@ _RECIPES = [
         _steps(20, 60_000, 200_000),
         {**LIKELIHOOD, "k": 1, "beta": 1.0},
         LIKELIHOOD_AT,
-        {"data": (*MNIST_LIKE, "binarized_mnist")},
+        {"data": (*MNIST_LIKE, "binarized_mnist"), **PRECISION},
         VAE_FIGURES,
     ),
     Recipe(
@@ -186,7 +193,7 @@ _RECIPES = [
         _steps(20, 25_000, 100_000),
         {**LIKELIHOOD, "k": 5},
         LIKELIHOOD_AT,
-        {"data": (*MNIST_LIKE, "binarized_mnist")},
+        {"data": (*MNIST_LIKE, "binarized_mnist"), **PRECISION},
         IWAE_FIGURES,
     ),
     Recipe(
@@ -283,9 +290,10 @@ _RECIPES = [
             "batch_size": 128,
             "learning_rate": 1e-3,
             "test_images": 10_000,
+            "precision": "float32",
         },
         {},
-        {"data": MNIST_LIKE},
+        {"data": MNIST_LIKE, **PRECISION},
         (
             Figure(
                 "squared error per image",
@@ -330,9 +338,11 @@ _RECIPES = [
             "beta": 1.0,
             "samples": 2000,
             "test_images": 2000,
+            "channels_last": False,
+            "precision": "float32",
         },
         _merged(SPRITES_AT, {"smoke": {"width": 8, "samples": 100, "test_images": 100}}),
-        {"data": ("sprites",)},
+        {"data": ("sprites",), **PRECISION},
     ),
 ]
 RECIPES = {recipe.name: recipe for recipe in _RECIPES}

@@ -15,6 +15,7 @@ from course_lib.models import DCGANDiscriminator, DCGANGenerator, VAEOutput, mlp
 from course_lib.models.noise import drawn
 from course_lib.recipes import networks
 from course_lib.training import TrainingState
+from course_lib.training.loop import Step
 
 Settings = Mapping[str, Any]
 
@@ -75,6 +76,7 @@ def gan(
         penalty=None if s["penalty"] == "none" else s["penalty"],
         penalty_weight=s["penalty_weight"],
         split_batch=s["split_batch"],
+        reuse_fakes=s.get("reuse_fakes", False),
         join_batches=training.steps.batch_layer(discriminator) is None,
     )
     batches = data.Batches(train, s["batch_size"], (-1, 1), seed)
@@ -86,7 +88,14 @@ def gan(
         x = training.generate(state.ema["generator"].module, z)
         return ((x + 1) / 2).clamp(0, 1).cpu()
 
-    return Model(state, step, batches, draw)
+    return Model(state, _tuned(state, step, s), batches, draw)
+
+
+def _tuned(state: TrainingState, step: Step, settings: Settings) -> Step:
+    """The step in the precision of the settings, and the weights in their order in memory."""
+    if settings.get("channels_last"):
+        training.channels_last(state)
+    return training.in_bfloat16(step) if settings.get("precision") == "bfloat16" else step
 
 
 def pixel_mean(images: data.ImageSet) -> Tensor:
@@ -154,7 +163,8 @@ def vae(
         return inner(state, binarised(x, state.generator))
 
     batches = data.Batches(train, s["batch_size"], (0, 1), seed)
-    return Model(state, step, batches, partial(_decoded, model.decode, likelihood, model))
+    draw = partial(_decoded, model.decode, likelihood, model)
+    return Model(state, _tuned(state, step, s), batches, draw)
 
 
 def averaged_step(state: TrainingState, x: Tensor, *, k: int, beta: float) -> dict[str, Tensor]:
@@ -202,7 +212,8 @@ def conditional_vae(
     def decode(z: Tensor) -> Tensor:
         return model.decode(z, torch.arange(len(z), device=z.device) % n_classes)
 
-    return Model(state, step, batches, partial(_decoded, decode, likelihood, model))
+    draw = partial(_decoded, decode, likelihood, model)
+    return Model(state, _tuned(state, step, s), batches, draw)
 
 
 def autoencoder(
@@ -229,7 +240,8 @@ def autoencoder(
         x = train.as_float(index, (0, 1))
         return torch.stack([x, training.generate(model, x).sigmoid()], 1).flatten(0, 1)[:n].cpu()
 
-    return Model(state, step, data.Batches(train, s["batch_size"], (0, 1), seed), draw)
+    batches = data.Batches(train, s["batch_size"], (0, 1), seed)
+    return Model(state, _tuned(state, step, s), batches, draw)
 
 
 @torch.no_grad()

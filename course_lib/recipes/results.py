@@ -210,9 +210,7 @@ class Group:
         """The recipe, and the settings that are not those of its full run."""
         recipe, settings = self.first["recipe"], self.first["config"]["settings"]
         own = catalogue.RECIPES[recipe].settings if recipe in catalogue.RECIPES else settings
-        changed = [
-            f"{k}={v}" for k, v in settings.items() if k not in TAKEN and own.get(k, None) != v
-        ]
+        changed = [f"{k}={v}" for k, v in settings.items() if k not in TAKEN and own.get(k) != v]
         return f"`{recipe}`" + (f" ({', '.join(changed)})" if changed else "")
 
     def rows(self, measure: str) -> list[evaluation.Row]:

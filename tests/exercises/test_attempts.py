@@ -1,0 +1,202 @@
+"""The framework of the checks: whatever an answer does, a sentence comes of it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from course_lib.exercises import Attempt, check, exercises
+from course_lib.exercises.attempts import SECONDS, Stop, difference, run
+from course_lib.exercises.registry import Exercise, exercise
+
+
+def double(x):
+    return 2 * x
+
+
+def tried(answer, seed: int = 0) -> Stop | None:
+    """How a check of doubling ends."""
+
+    def body(attempt: Attempt) -> None:
+        x = attempt.normal(3, 2)
+        attempt.value("three numbers", (x,), double, mistakes={"halved": lambda x: x / 2})
+        attempt.gradient("three numbers", (x,), double)
+        attempt.any_device("three numbers", x)
+        attempt.finite("a large number", torch.tensor([1e30]))
+
+    return run(body, Attempt(answer, {"halved": "You halve."}, seed))[0]
+
+
+def hint(answer) -> str:
+    stop = tried(answer)
+    assert stop is not None and stop.state == "wrong"
+    return stop.hint
+
+
+def test_right_answers_end_without_a_word():
+    for answer in (double, lambda x: x + x, lambda x: torch.stack([r * 2 for r in x])):
+        assert tried(answer) is None
+
+
+def test_each_kind_of_mistake_has_its_name():
+    def writes(x):
+        x *= 2
+        return x
+
+    def recursive(x):
+        return recursive(x)
+
+    assert hint(lambda x: x / 2) == "halved"
+    assert hint(lambda x: 3 * x) == "wrong value"
+    assert hint(lambda x: 2 * x[:1]) == "wrong shape"
+    assert hint(lambda x: (2 * x).float()) in ("wrong dtype", "wrong value")
+    assert hint(lambda x: (2 * x).detach()) == "no gradient"
+    assert hint(lambda x: x.detach() + x) == "wrong gradient"
+    assert hint(lambda x: (2 * x).numpy()) == "wrong type"
+    assert hint(lambda x: None) == "wrong type"
+    assert (
+        hint(lambda x: x * torch.full((3, 2), 2.0, dtype=x.dtype, device="cpu")) == "wrong device"
+    )
+    assert hint(lambda x: 2 * x / (x.abs() < 1e20)) == "not finite"
+    assert hint(lambda x: 1 / 0) == "raised"
+    assert hint(writes) == "changes its input"
+    assert hint(recursive) == "raised"
+    assert hint(lambda: 1) == "raised"
+    assert hint(lambda x: sys.exit(0)) == "raised"
+
+
+def test_what_was_raised_is_told_with_its_line():
+    def broken(x):
+        y = x + 1
+        return y @ y
+
+    stop = tried(broken)
+    assert "RuntimeError" in stop.text and "return y @ y" in stop.text
+    assert "attempts.py" not in stop.text and "Traceback" not in stop.text
+
+
+def test_an_object_that_cannot_be_looked_at():
+    class Rude:
+        def __repr__(self):
+            raise RuntimeError("no")
+
+    assert hint(lambda x: Rude()) == "raised"
+
+
+def test_time_runs_out_and_the_loop_ends():
+    def endless(x):
+        while True:
+            pass
+
+    before = threading.active_count()
+    start = time.perf_counter()
+    assert hint(endless) == "too slow"
+    assert time.perf_counter() - start < 5 * SECONDS
+    assert threading.active_count() == before
+
+
+def test_a_loop_that_catches_everything_is_given_up():
+    stop = threading.Event()
+
+    def stubborn(x):
+        while not stop.is_set():
+            try:
+                time.sleep(0.01)
+            except BaseException:
+                pass
+
+    found = tried(stubborn)
+    stop.set()
+    assert found.hint == "too slow"
+    assert "restart the kernel" in found.text
+
+
+def test_printing_a_megabyte(capsys):
+    def chatty(x):
+        print("spam " * 200_000)
+        return 2 * x
+
+    made = Exercise(
+        "x", "0.0", "00_x", "here", "Learnt.", {}, lambda a: a.call("it", torch.ones(1))
+    )
+    verdict = made.examine(chatty)
+    assert verdict.state == "right"
+    assert "1,000,001 characters in all" in verdict.message
+    assert len(verdict.message) < 1000
+    assert capsys.readouterr().out == ""
+
+
+def test_global_random_numbers_stay_as_they_were():
+    torch.manual_seed(3)
+    np.random.seed(3)
+    expected = torch.rand(1), np.random.rand()
+    torch.manual_seed(3)
+    np.random.seed(3)
+    assert tried(lambda x: 2 * x + 0 * torch.randn_like(x) + 0 * np.random.rand()) is None
+    assert (torch.rand(1), np.random.rand()) == expected
+
+
+def test_inputs_depend_on_the_seed_alone():
+    one, again, other = Attempt(double, seed=0), Attempt(double, seed=0), Attempt(double, seed=1)
+    x = one.normal(4)
+    assert torch.equal(x, again.normal(4))
+    assert not torch.equal(x, other.normal(4))
+
+
+@pytest.mark.parametrize(
+    ("found", "right", "kind"),
+    [
+        (1.0, 1.0, None),
+        (torch.tensor(1.0), 1.0, None),
+        (np.float64(1.0), 1.0, None),
+        (True, 1.0, "wrong type"),
+        ("one", 1.0, "wrong type"),
+        (1.1, 1.0, "wrong value"),
+        (float("nan"), 1.0, "not finite"),
+        (float("nan"), float("nan"), "wrong value"),
+        (float("inf"), float("inf"), None),
+        (" Yes ", "yes", None),
+        ("no", "yes", "wrong value"),
+        (1, "yes", "wrong type"),
+        (1, True, "wrong type"),
+        (True, True, None),
+        ([1, 2], (1, 2), None),
+        ((1, 2, 3), (1, 2), "wrong shape"),
+        ({"a": 1}, {"a": 1}, None),
+        ({"a": 2}, {"a": 1}, "wrong value"),
+        ({"b": 1}, {"a": 1}, "wrong type"),
+        (torch.ones(2), torch.ones(2, dtype=torch.float64), "wrong dtype"),
+        (torch.ones(2), torch.ones(1, 2), "wrong shape"),
+        (np.ones(2), torch.ones(2), "wrong type"),
+    ],
+)
+def test_differences(found, right, kind):
+    gap = difference(found, right, 1e-6)
+    assert (gap and gap[0]) == kind
+
+
+def test_names_are_found_and_guessed():
+    name = next(iter(exercises()))
+    assert getattr(check, name) is exercises()[name]
+    assert name in dir(check)
+    with pytest.raises(AttributeError, match=f"did you mean check.{name}"):
+        getattr(check, name + "s")
+    with pytest.raises(ValueError, match="already"):
+        exercise("99.9", see="", learnt="", hints={}, lecture="x")(exercises()[name].check)
+
+
+def test_a_check_prints_one_verdict(capsys):
+    name = next(iter(exercises()))
+
+    def stub(*args):
+        raise NotImplementedError
+
+    assert getattr(check, name)(stub) is None
+    out = capsys.readouterr().out
+    assert out.startswith(f"○ {exercises()[name].number} {name}: not attempted yet.")
+    assert out.count("\n") == 1
