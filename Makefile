@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: lab run test clean
+.PHONY: lab run test results clean
 .DEFAULT_GOAL := lab
 
 .venv/installed: pyproject.toml constraints.txt
@@ -20,6 +20,22 @@ run: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+# Every recipe over seeds, evaluated and published, then the results page; a run that was cut off goes
+# on where it stopped. The defaults want a GPU: about ten minutes per run were planned for one.
+PROFILE ?= gpu
+SEEDS ?= 0 1 2
+RECIPES ?= vae_mnist iwae_mnist gan_mnist_parzen dcgan_fashion dcgan_mnist wgan_gp_fashion \
+	sngan_hinge_fashion deep_autoencoder_mnist dcgan_sprites cvae_sprites
+RUNS ?= build/runs
+
+results: .venv/installed
+	@set -e; for seed in $(SEEDS); do for recipe in $(RECIPES); do \
+		out=$(RUNS)/$$recipe-$(PROFILE)-seed$$seed; \
+		test -f $$out/card.json || $(BIN)/python -m course_lib train $$recipe \
+			--profile $(PROFILE) --seed $$seed --out $$out --resume; \
+		$(BIN)/python -m course_lib publish $$out; \
+	done; done; $(BIN)/python -m course_lib results
 
 clean:
 	rm -rf build .pytest_cache .ruff_cache

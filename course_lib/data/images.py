@@ -7,6 +7,7 @@ operation: no worker processes, no decoding and no Python loop over images while
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -89,7 +90,7 @@ class ImageSet:
             ValueError: ``range`` is not two increasing numbers.
         """
         low, high = _checked_range(range)
-        images = self.images if index is None else self.images[self._on_device(index)]
+        images = self.images if index is None else self._taken(self._on_device(index))
         # Dividing before anything else makes 255 exactly 1, so that nothing leaves the range.
         unit = images.float() / 255 if images.dtype == torch.uint8 else images.float()
         return unit if (low, high) == (0.0, 1.0) else unit * (high - low) + low
@@ -110,6 +111,14 @@ class ImageSet:
         index = self._on_device(which)
         labels = None if self.labels is None else self.labels[index]
         return replace(self, images=self.images[index], labels=labels)
+
+    def _taken(self, index: Tensor | slice) -> Tensor:
+        """`images[index]`, by `index_select` where that is as good: a quarter of the time."""
+        if isinstance(index, Tensor) and index.ndim == 1 and self.device.type == "cpu":
+            # It refuses what only brackets know: masks and negative numbers.
+            with suppress(IndexError, RuntimeError):
+                return self.images.index_select(0, index)
+        return self.images[index]
 
     def _on_device(self, index: Index) -> Tensor | slice:
         if isinstance(index, slice):

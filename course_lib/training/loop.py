@@ -41,12 +41,23 @@ class TrainingDiverged(RuntimeError):
     """A loss, a gradient or a batch is NaN or infinite; the sentence names step and tensor."""
 
 
+def _finite_if_all_are(gradients: list[Tensor]) -> Tensor:
+    """A scalar that is NaN or infinite if any entry of any of them is.
+
+    Norms, which a GPU takes of all at once; on a CPU sums, which are there in half the time: what
+    is added to an infinity or a NaN stays one of the two.
+    """
+    if gradients[0].device.type == "cpu":
+        return torch.stack([g.sum() for g in gradients]).sum()
+    return torch.stack(torch._foreach_norm(gradients)).sum()
+
+
 class Recorder:
     """Losses and gradient norms as tensors; every so often as floats into `state.history`."""
 
     def __init__(self, state: TrainingState) -> None:
-        self.state = state
-        self.block = 1 if state.device.type == "cpu" else BLOCK
+        self.state, self.device = state, state.device
+        self.block = 1 if self.device.type == "cpu" else BLOCK
         self.names: list[str] = []
         self.rows: list[Tensor] = []
         self.batch: Tensor | None = None
@@ -65,10 +76,8 @@ class Recorder:
             )
         self.names, self.batch = names, batch
         gradients = [[p.grad for p in module if p.grad is not None] for module in self.parameters]
-        # The norm of a module's gradient is finite only if every entry is: one fused check.
-        norms = [torch.stack(torch._foreach_norm(g)).sum() for g in gradients if g]
-        device = self.state.device
-        values = [torch.as_tensor(v, device=device) for v in (*losses.values(), *norms)]
+        checks = [_finite_if_all_are(g) for g in gradients if g]
+        values = [torch.as_tensor(v, device=self.device) for v in (*losses.values(), *checks)]
         self.rows.append(torch.stack([v.detach().float() for v in values]))
         if len(self.rows) >= self.block:
             self.flush()
@@ -100,7 +109,7 @@ class Recorder:
             for name, p in module.named_parameters():
                 if p.grad is not None and not torch.isfinite(p.grad).all():
                     return f"the gradient of {module_name}.{name}"
-        return None  # finite gradients so large that only their norm overflows
+        return None  # finite gradients so large that only their norm or sum overflows
 
     def text(self) -> str:
         """The latest values, for the progress line."""

@@ -4,6 +4,7 @@
     python tests/benchmarks/training.py --only VAE     # workloads whose name holds this word
     python tests/benchmarks/training.py --tricks       # what each trick gives, one at a time
     python tests/benchmarks/training.py --scaling      # cost against batch, size and width
+    python tests/benchmarks/training.py --device cuda  # on a GPU; never run so far
 
 The plain loops are written here the way widely copied scripts are: a PIL image per item, collated
 by a DataLoader without worker processes, the default Adam, every gradient that backward() can
@@ -40,8 +41,14 @@ from torchvision import transforms
 from course_lib import data, environment, losses, models, notebooks, plotting, training
 
 RESULTS = Path(__file__).parents[2] / "data" / "results"
+DEVICE = torch.device("cpu")  # of this process; `serve` sets it
 CRITIC_UPDATES = 5  # per update of the generator, in WGAN-GP
-NO_BF16 = "No column for bfloat16: this processor does not multiply it in hardware."
+NO_BF16 = "No rows for bfloat16: this processor does not multiply it in hardware."
+SLOW_BF16 = (
+    "bfloat16 cannot win here: this processor has AVX512-BF16 but no AMX, and a product of two "
+    "matrices of 512 rows takes {:.1f} times as long in it as in float32, before any conversion; "
+    "`training.fast_bfloat16` says so. The goals stand for processors on which it is fast."
+)
 
 
 # ---------------------------------------------------------------------------- data
@@ -196,7 +203,7 @@ def adam(module: nn.Module, rate: float, betas: tuple[float, float]) -> torch.op
 
 
 def normal(n: int, latent: int) -> Tensor:
-    return torch.Tensor(np.random.normal(0, 1, (n, latent)))
+    return torch.Tensor(np.random.normal(0, 1, (n, latent))).to(DEVICE)
 
 
 def plain_gan(pair: tuple[nn.Module, nn.Module], loader: Loader) -> Iterator[None]:
@@ -206,7 +213,8 @@ def plain_gan(pair: tuple[nn.Module, nn.Module], loader: Loader) -> Iterator[Non
     g_optimizer, d_optimizer = (adam(m, 2e-4, (0.5, 0.999)) for m in (generator, discriminator))
     while True:
         for real, _ in loader:
-            valid, fake = torch.ones(len(real)), torch.zeros(len(real))
+            real = real.to(DEVICE)
+            valid, fake = (f(len(real), device=DEVICE) for f in (torch.ones, torch.zeros))
             g_optimizer.zero_grad()
             made = generator(normal(len(real), 100))
             g_loss = criterion(discriminator(made), valid)
@@ -229,13 +237,14 @@ def plain_dcgan(pair: tuple[nn.Module, nn.Module], loader: Loader) -> Iterator[N
     g_optimizer, d_optimizer = (adam(m, 2e-4, (0.5, 0.999)) for m in (generator, discriminator))
     while True:
         for real, _ in loader:
-            label = torch.full((len(real),), 1.0)
+            real = real.to(DEVICE)
+            label = torch.full((len(real),), 1.0, device=DEVICE)
             discriminator.zero_grad()
             output = discriminator(real)
             real_loss = criterion(output, label)
             real_loss.backward()
             d_x = output.mean()
-            made = generator(torch.randn(len(real), 100))
+            made = generator(torch.randn(len(real), 100, device=DEVICE))
             label.fill_(0.0)
             output = discriminator(made.detach())
             fake_loss = criterion(output, label)
@@ -257,11 +266,12 @@ def plain_wgan_gp(pair: tuple[nn.Module, nn.Module], loader: Loader) -> Iterator
     count = 0
     while True:
         for real, _ in loader:
+            real = real.to(DEVICE)
             d_optimizer.zero_grad()
             z = normal(len(real), 100)
             made = generator(z)
             real_score, fake_score = critic(real), critic(made)
-            alpha = torch.Tensor(np.random.random((len(real), 1, 1, 1)))
+            alpha = torch.Tensor(np.random.random((len(real), 1, 1, 1))).to(DEVICE)
             between = (alpha * real + (1 - alpha) * made.data).requires_grad_(True)
             score = critic(between)
             (gradient,) = torch.autograd.grad(
@@ -286,6 +296,7 @@ def plain_mlp_vae(vae: models.VAE, loader: Loader) -> Iterator[None]:
     optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)
     while True:
         for x, _ in loader:
+            x = x.to(DEVICE)
             optimizer.zero_grad()
             mu, log_var = vae.encode(x)
             z = mu + torch.randn_like(mu) * torch.exp(0.5 * log_var)
@@ -308,6 +319,7 @@ def plain_conv_vae(vae: models.VAE, loader: Loader) -> Iterator[None]:
     optimizer = torch.optim.Adam(vae.parameters(), lr=5e-3)
     while True:
         for x, _ in loader:
+            x = x.to(DEVICE)
             optimizer.zero_grad()
             mu, log_var = vae.encode(x)
             z = mu + torch.randn_like(mu) * torch.exp(0.5 * log_var)
@@ -398,15 +410,54 @@ WORKLOADS = [
     Workload("DCGAN, transposed 64×64", "pytorch/examples dcgan", transposed_gan, plain_dcgan,
              our_gan, (*GAN, "channels last"), {"fp32": 1.3, "bf16": 2.3}, data="sprites", size=64),
     Workload("convolutional VAE 64×64", "PyTorch-VAE VanillaVAE", conv_vae, plain_conv_vae,
-             our_conv_vae, FEW, {"fp32": 1.7, "bf16": 3.0}, data="sprites", size=64, signed=False),
+             our_conv_vae, (*FEW, "channels last"), {"fp32": 1.7, "bf16": 3.0}, data="sprites",
+             size=64, signed=False),
 ]  # fmt: skip
 
 Run = Callable[[int], None]  # trains on so many batches more
 
 
 def batches_of(w: Workload, batch: int) -> data.Batches:
-    image_set = resident(images(w.data), w.size)
+    image_set = resident(images(w.data), w.size).to(DEVICE)
     return data.Batches(image_set, batch, (-1, 1) if w.signed else (0, 1))
+
+
+def moved(networks: nn.Module | tuple[nn.Module, ...]) -> nn.Module | tuple[nn.Module, ...]:
+    """The network, or each of a pair, on the device of this process."""
+    if isinstance(networks, tuple):
+        return tuple(network.to(DEVICE) for network in networks)
+    return networks.to(DEVICE)
+
+
+def in_one_graph(step: Callable, state: training.TrainingState, batch: Tensor) -> Callable:
+    """The step as one CUDA graph, which a GPU replays without a word from Python.
+
+    Written without a GPU at hand; it has never run. Noise must come from a generator of the GPU,
+    because a graph records no draws of the CPU: other numbers, same distribution.
+    """
+    state.generator = torch.Generator(DEVICE).manual_seed(0)
+    state.step = max(state.step, 1)  # the look at the range in step 0 would wait for the GPU
+    for optimizer in state.optimizers.values():
+        for group in optimizer.param_groups:
+            group["capturable"] = True
+    static = batch.clone()
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):  # libraries choose their kernels before the recording
+        for _ in range(3):
+            step(state, static)
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    graph.register_generator_state(state.generator)
+    with torch.cuda.graph(graph):
+        values = step(state, static)
+
+    def replay(state: training.TrainingState, batch: Tensor) -> dict[str, Tensor]:
+        static.copy_(batch)
+        graph.replay()
+        return values
+
+    return replay
 
 
 def plain_run(w: Workload, tricks: Tricks) -> Run:
@@ -416,18 +467,22 @@ def plain_run(w: Workload, tricks: Tricks) -> Run:
         image_set = images(w.data)
         pictures = Pictures(image_set, transform(w.size, image_set.shape[0], w.signed, w.resized))
         batches = Loader(pictures, w.batch, shuffle=True, drop_last=True)
-    loop = w.plain(w.network(), batches)
+    loop = w.plain(moved(w.network()), batches)
     return lambda updates: [next(loop) for _ in range(updates)]
 
 
 def our_run(w: Workload, tricks: Tricks) -> Run:
     folded = {"folded": True} if "folded upsampling" in tricks else {}
-    state, step = w.ours(w.network(**folded), tricks)
+    state, step = w.ours(moved(w.network(**folded)), tricks)
     if "channels last" in tricks:
         training.channels_last(state)
     if "bfloat16" in tricks:
         step = training.in_bfloat16(step)
     batches = batches_of(w, w.batch * w.batches_per_step)
+    if "CUDA graph" in tricks:
+        for module in state.modules.values():
+            module.train()
+        step = in_one_graph(step, state, next(batches))
 
     def run(updates: int) -> None:
         steps = state.step + updates // w.batches_per_step
@@ -439,17 +494,27 @@ def our_run(w: Workload, tricks: Tricks) -> Run:
 # ---------------------------------------------------------------------------- measuring
 
 
-def serve(w: Workload, who: str, tricks: Tricks, clock: Callable[[], float]) -> None:
+def wait() -> None:
+    """Until the device has done what it was asked for."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def serve(w: Workload, who: str, tricks: Tricks, clock: Callable[[], float], device: str) -> None:
     """A contestant in a process of its own: reads numbers of updates, answers seconds."""
+    global DEVICE
+    DEVICE = torch.device(device)
     if "held memory" in tricks:
         training.hold_memory()
     torch.manual_seed(0)
     run = (plain_run if who == "plain" else our_run)(w, tricks)
     run(w.batches_per_step)
+    wait()
     print("ready", flush=True)
     for line in sys.stdin:
         start = clock()
         run(int(line))
+        wait()
         seconds = clock() - start
         print(seconds, machine.peak_mib(), flush=True)
 
@@ -457,9 +522,9 @@ def serve(w: Workload, who: str, tricks: Tricks, clock: Callable[[], float]) -> 
 class Contestant:
     """The other end of `serve`. A process each, since what one does with memory stays its own."""
 
-    def __init__(self, w: Workload, who: str, tricks: Tricks, processor_time: bool) -> None:
+    def __init__(self, w: Workload, who: str, tricks: Tricks, options: argparse.Namespace) -> None:
         command = [sys.executable, __file__, "--serve", w.name, who, ",".join(tricks)]
-        command += ["--processor-time"] * processor_time
+        command += ["--processor-time"] * options.processor_time + ["--device", options.device]
         start = time.perf_counter()
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
@@ -480,6 +545,11 @@ class Contestant:
         self.process.wait()
 
 
+def gpu_goal(w: Workload) -> dict[str, float]:
+    """On a GPU the plain loop waits for Python, and the more so the smaller the network is."""
+    return {"fp32": 10.0, "graphs": 20.0} if w.size == 28 else {"fp32": 1.0, "graphs": 1.0}
+
+
 def measure(
     w: Workload, entrants: dict[str, tuple[str, Tricks]], options: argparse.Namespace
 ) -> dict:
@@ -487,7 +557,7 @@ def measure(
     contestants = {}
     try:
         for name, (who, tricks) in entrants.items():
-            contestants[name] = Contestant(w, who, tricks, options.processor_time)
+            contestants[name] = Contestant(w, who, tricks, options)
         for contestant in contestants.values():
             contestant.run(w.batches_per_step)
         one = contestants["plain"].run(w.batches_per_step)
@@ -513,7 +583,7 @@ def measure(
         "range": {name: [min(values), max(values)] for name, values in speed.items()},
         "peak_mib": {name: contestant.mib for name, contestant in contestants.items()},
         "start_seconds": {name: c.start_seconds for name, c in contestants.items()},
-        "goal": w.goal,
+        "goal": w.goal if options.device == "cpu" else gpu_goal(w),
         "ratio": {name: v / medians["plain"] for name, v in medians.items() if name != "plain"},
     }
 
@@ -530,7 +600,9 @@ def entrants(w: Workload, options: argparse.Namespace) -> dict[str, tuple[str, T
             found["channels last"] = ("ours", frozenset({*w.tricks, "channels last"}))
     else:
         found["fp32"] = ("ours", frozenset(w.tricks))
-    if training.fast_bfloat16():
+    if options.device == "cuda":
+        found["graphs"] = ("ours", frozenset({*w.tricks, "CUDA graph"}))
+    elif bfloat16_sentence() != NO_BF16:
         found["bf16"] = ("ours", frozenset({*w.tricks, "bfloat16"}))
     return found
 
@@ -670,13 +742,25 @@ def picture(result: dict) -> bytes:
         }
         for row in result["workloads"]
     }
+    labels = {"plain": "plain loop", "fp32": "ours, float32"}
+    on_gpu = any("graphs" in group for group in groups.values())
+    labels |= {"graphs": "ours, one graph"} if on_gpu else {"bf16": "ours, bfloat16"}
     return machine.bars(
         groups,
-        {"plain": "plain loop", "fp32": "ours, float32", "bf16": "ours, bfloat16"},
+        labels,
         ["//", "", ".."],
         "images per second (logarithmic); numbers: times as many as the plain loop",
         0.75,
     )
+
+
+def bfloat16_sentence() -> str:
+    """Why there are no rows for bfloat16, or slow ones; empty where it is fast."""
+    if training.fast_bfloat16():
+        return ""
+    if not getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16"):
+        return NO_BF16
+    return SLOW_BF16.format(1 / training.speed.bfloat16_gain())
 
 
 def circumstances(options: argparse.Namespace) -> dict:
@@ -684,11 +768,12 @@ def circumstances(options: argparse.Namespace) -> dict:
     return {
         "benchmark": "training",
         "commit": environment.git_commit(),
-        "processor": machine.processor(),
+        "processor": machine.processor()
+        + (", " + torch.cuda.get_device_name() if options.device == "cuda" else ""),
         "threads": torch.get_num_threads(),
         "processor_time": options.processor_time,
         "versions": {p: importlib.metadata.version(p) for p in ("torch", "torchvision", "pillow")},
-        "bf16": "" if training.fast_bfloat16() else NO_BF16,
+        "bf16": bfloat16_sentence() if options.device == "cpu" else "",
     }
 
 
@@ -707,6 +792,7 @@ def main() -> int:
         action="store_true",
         help="count seconds of the processor: for one thread on a machine that others use too",
     )
+    arguments.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments.add_argument("--out", type=Path, default=RESULTS)
     arguments.add_argument("--scaling", action="store_true", help="cost against size instead")
     arguments.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
@@ -716,7 +802,7 @@ def main() -> int:
     if options.serve:
         name, who, tricks = options.serve
         w = next(w for w in WORKLOADS if w.name == name)
-        serve(w, who, frozenset(tricks.split(",")), clock)
+        serve(w, who, frozenset(tricks.split(",")), clock, options.device)
         return 0
     if options.point:
         print(json.dumps(point(*map(int, options.point.split(",")), clock)))
@@ -740,7 +826,8 @@ def main() -> int:
                 for name, v in row["images_per_second"].items()
             )
             print(f"{w.name}: {found}", flush=True)
-    stem = "benchmark_training_tricks" if options.tricks else "benchmark_training"
+    stem = "benchmark_training" + ("_cuda" if options.device == "cuda" else "")
+    stem += "_tricks" if options.tricks else ""
     if options.only:
         return 0
     write(options.out / f"{stem}.json", result)

@@ -7,7 +7,10 @@ gradient that `backward` can reach.
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +24,9 @@ from course_lib.training import (
     gan_step,
     in_bfloat16,
     iwae_step,
+    loop,
     sample_noise,
+    speed,
     train,
     vae_state,
     vae_step,
@@ -266,11 +271,39 @@ def test_channels_last_gives_the_same_weights(penalised):
         channels_last(state)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("beside", [0.0, 1e308, float("inf")])
+def test_the_check_of_gradients_misses_no_entry(bad, beside):
+    gradients = [torch.randn(3, 4), torch.full((5,), beside)]
+    for layout in (gradients, [gradients[0].t(), gradients[1]]):
+        assert torch.isfinite(loop._finite_if_all_are(layout)) == torch.isfinite(
+            torch.cat([g.flatten() for g in layout]).sum()
+        )
+    gradients[0][1, 2] = bad
+    assert not torch.isfinite(loop._finite_if_all_are(gradients))
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        torch.tensor([3, 0, 3]),
+        torch.tensor([-1, 2]),
+        torch.tensor([[1, 2], [3, 4]]),
+        torch.arange(40) % 3 == 0,
+        torch.tensor(5),
+        torch.tensor([], dtype=torch.int64),
+        slice(2, 9, 3),
+    ],
+)
+def test_images_are_taken_as_brackets_take_them(index):
+    image_set = pictures()
+    assert torch.equal(image_set._taken(index), image_set.images[index])
+    with pytest.raises(IndexError):
+        image_set._taken(torch.tensor([40]))
+
+
 def test_held_memory_changes_no_number():
     """It is for the whole process, so the comparison runs in one of its own."""
-    import subprocess
-    import sys
-
     script = """
 from concurrent.futures import ThreadPoolExecutor
 import torch
@@ -290,6 +323,20 @@ print(*asked, large and torch.equal(before, numbers()))
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     expected = str(sys.platform == "linux" and _glibc())
     assert found.stdout.split() == [expected, expected, "True"], found.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not tell")
+def test_held_memory_takes_none_before_it_is_used():
+    script = """
+from pathlib import Path
+from course_lib.training import hold_memory
+pages = lambda: int(Path("/proc/self/statm").read_text().split()[1])
+before = pages()
+hold_memory(), hold_memory()
+print((pages() - before) * 4096 / 2**20)
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert float(found.stdout) < 16, found.stderr
 
 
 def _glibc() -> bool:
@@ -341,6 +388,17 @@ def _vae():
     torch.manual_seed(0)
     state = vae_state(models.mlp_vae(), losses.BernoulliLikelihood())
     return state, torch.rand(16, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("gain", [0.5, 2.0])
+def test_avx512_bf16_alone_must_show_that_it_is_faster(monkeypatch, gain):
+    found = {"avx512_bf16": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    monkeypatch.setattr(speed, "bfloat16_gain", lambda: gain)
+    assert fast_bfloat16("cpu") is (gain > 1)
+    monkeypatch.undo()
+    torch.set_default_dtype(torch.float32)
+    assert 0.01 < speed.bfloat16_gain(64) < 100
 
 
 def test_fast_bfloat16_follows_the_processor(monkeypatch):
