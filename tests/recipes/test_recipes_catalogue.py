@@ -77,6 +77,27 @@ def test_the_settings_of_a_recipe_agree_with_each_other(name):
     assert {f.measure for f in recipe.paper} <= measures
 
 
+@pytest.mark.parametrize("name", ["vae_mnist", "dcgan_mnist", "cvae_sprites"])
+def test_precision_and_memory_order_are_settings(name):
+    """bfloat16 moves the losses a little, the order of memory not beyond rounding."""
+
+    def losses(**settings):
+        model = small_run(name, 2, **settings).model
+        history = train(model.state, model.step, model.batches, 2, progress=False)
+        return torch.tensor([values[-1] for values in history.values()])
+
+    exact = losses()
+    rough = losses(precision="bfloat16")
+    assert not torch.equal(exact, rough)
+    assert torch.allclose(exact, rough, rtol=0.05, atol=0.5)
+    if "channels_last" in RECIPES[name].settings:
+        assert torch.allclose(exact, losses(channels_last=True), rtol=1e-3, atol=1e-3)
+    if "reuse_fakes" in RECIPES[name].settings:
+        assert torch.isfinite(losses(reuse_fakes=True)).all()
+    with pytest.raises(ValueError, match="precision"):
+        losses(precision="half")
+
+
 def test_figures_belong_to_the_settings_of_the_paper():
     def shown(name, profile="gpu", **settings):
         config = runs.configure(name, profile, settings=settings)
