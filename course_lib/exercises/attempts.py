@@ -9,11 +9,13 @@ input) gets out of here as anything but a sentence.
 from __future__ import annotations
 
 import ctypes
+import functools
 import io
 import linecache
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
@@ -101,11 +103,11 @@ class Attempt:
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
         """Standard normal numbers that depend on the seed alone."""
-        return torch.randn(*shape, generator=self.generator, dtype=torch.float64).to(dtype)
+        return torch.randn(shape, generator=self.generator, dtype=torch.float64).to(dtype)
 
     def uniform(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
         """Numbers between 0 and 1 that depend on the seed alone."""
-        return torch.rand(*shape, generator=self.generator, dtype=torch.float64).to(dtype)
+        return torch.rand(shape, generator=self.generator, dtype=torch.float64).to(dtype)
 
     # ------------------------------------------------------------------ ends
 
@@ -266,7 +268,8 @@ class Attempt:
         """End unless the answer works on the device of its input, whichever that is.
 
         The input goes to torch's device "meta", which every machine has and which refuses to be
-        mixed with the CPU. Not for answers that may look at values (`.item()`, `if x > 0`).
+        mixed with the CPU. Not for answers that may look at values: `.item()`, `if x > 0`, and
+        torch.distributions, which examines its arguments.
         """
         self.where, self.tried = where, self.tried + 1
         moved = [a.to("meta") if isinstance(a, Tensor) else a for a in args]
@@ -332,7 +335,7 @@ def _sequence_difference(
 def _number_difference(
     found: Any, right: Any, tolerance: float, strict: bool
 ) -> tuple[str, str] | None:
-    if isinstance(right, Tensor):
+    if isinstance(right, Tensor) and (strict or right.ndim):
         if not isinstance(found, Tensor):
             return "wrong type", f"Your function returned {_shown(found)}; a tensor is wanted."
     elif isinstance(found, bool) or not isinstance(
@@ -440,16 +443,18 @@ def _unchanged(before: Any, after: Any) -> bool:
 _OWN = Path(__file__).parent
 
 
-def _told(error: Exception) -> str:
-    """What was raised, and at which line of the student's code."""
+def _told(error: BaseException, in_check: bool = False) -> str:
+    """What was raised, and at which line of the student's code if it was raised there."""
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [f for f in frames if "site-packages" not in f.filename and not _ours(f.filename)]
-    text = f"Your function raised {type(error).__name__}: {error}".strip()
+    text = f"{type(error).__name__}: {error}".strip()
     text = text if len(text) < 300 else text[:297] + "..."
-    if theirs:
-        line = theirs[-1].line or linecache.getline(theirs[-1].filename, theirs[-1].lineno).strip()
-        text += f"\nin its line {theirs[-1].lineno}" + (f": {line}" if line else ".")
-    return text
+    if not theirs:
+        odd = f"The check cannot examine what your function returned ({text})."
+        return odd if in_check else f"Your function raised {text}"
+    line = theirs[-1].line or linecache.getline(theirs[-1].filename, theirs[-1].lineno).strip()
+    place = f"\nin its line {theirs[-1].lineno}" + (f": {line}" if line else ".")
+    return f"Your function raised {text}{place}"
 
 
 def _ours(filename: str) -> bool:
@@ -508,11 +513,11 @@ def run(check: Callable[[Attempt], None], attempt: Attempt) -> tuple[Stop | None
         except SystemExit:
             ended.append(Stop("wrong", "Your function ends the whole program (exit).", "raised"))
         except BaseException as error:  # an answer's odd object may raise when it is looked at
-            told = _told(error) if isinstance(error, Exception) else type(error).__name__
-            ended.append(Stop("wrong", told, "raised"))
+            ended.append(Stop("wrong", _told(error, in_check=True), "raised"))
 
+    _warm_up()
     printed, start = _Bounded(), time.perf_counter()
-    with redirect_stdout(printed), redirect_stderr(printed), _random_state_kept():
+    with redirect_stdout(printed), redirect_stderr(printed), _random_state_kept(), _quiet():
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         while thread.is_alive() and not _over(thread, time.perf_counter() - start):
@@ -524,6 +529,20 @@ def run(check: Callable[[Attempt], None], attempt: Attempt) -> tuple[Stop | None
             text += " It could not be stopped either: restart the kernel before you go on."
         ended.append(Stop("wrong", text, "too slow"))
     return ended[0], printed.told(), time.perf_counter() - start
+
+
+@functools.cache
+def _warm_up() -> None:
+    """What torch imports at its first use, which may take longer than an answer has."""
+    torch.empty(1, device="meta").exp()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings: those of torch would stand beside the verdict as if the answer had printed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _over(thread: threading.Thread, elapsed: float) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -86,6 +87,25 @@ def test_an_object_that_cannot_be_looked_at():
             raise RuntimeError("no")
 
     assert hint(lambda x: Rude()) == "raised"
+
+
+def test_what_the_check_itself_cannot_digest_is_not_the_answers_error():
+    def body(attempt: Attempt) -> None:
+        attempt.call("it", torch.ones(1)).no_such_thing()
+
+    stop, printed, _ = run(body, Attempt(double))
+    assert stop.text.startswith("The check cannot examine what your function returned")
+    missing = tried(lambda: 1)
+    assert missing.text.startswith("Your function raised TypeError")
+    assert printed == ""
+
+
+def test_warnings_do_not_look_like_output():
+    def warns(x):
+        warnings.warn("deprecated", stacklevel=1)
+        return 2 * x
+
+    assert run(lambda a: a.call("it", torch.ones(1)), Attempt(warns))[:2] == (None, "")
 
 
 def test_time_runs_out_and_the_loop_ends():
