@@ -277,7 +277,8 @@ class Attempt:
             found = self.answer(*moved, **kwargs)
         except Exception as error:
             found = error
-        if not isinstance(found, Tensor) or found.device.type != "meta":
+        parts = found if isinstance(found, tuple | list) else (found,)
+        if not all(isinstance(part, Tensor) and part.device.type == "meta" for part in parts):
             self._generic(
                 "wrong device",
                 "Your function works on the CPU alone: on a GPU it would mix tensors of two "
@@ -349,7 +350,8 @@ def _number_difference(
         return "not finite", f"Your result holds {_shown(found)}."
     with np.errstate(invalid="ignore"):
         error = np.where(a == b, 0.0, np.abs(a - b))
-    if not np.all(error <= tolerance * (1 + np.abs(b))):
+    allowed = np.where(np.isfinite(b), tolerance * (1 + np.abs(b)), 0.0)
+    if not np.all(error <= allowed):
         worst = np.nan_to_num(error, nan=np.inf).max()
         return "wrong value", f"error {worst:.2g}, allowed {tolerance:.0e}."
     if strict and isinstance(right, Tensor) and found.dtype != right.dtype:

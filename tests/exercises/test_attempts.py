@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -182,6 +183,9 @@ def test_inputs_depend_on_the_seed_alone():
         (float("nan"), 1.0, "not finite"),
         (float("nan"), float("nan"), "wrong value"),
         (float("inf"), float("inf"), None),
+        (1.0, float("inf"), "wrong value"),
+        (float("-inf"), float("inf"), "wrong value"),
+        (torch.tensor([0.0, 1.0]), torch.tensor([-math.inf, 1.0]), "wrong value"),
         (" Yes ", "yes", None),
         ("no", "yes", "wrong value"),
         (1, "yes", "wrong type"),
