@@ -357,8 +357,8 @@ def _number_difference(
     if strict and isinstance(right, Tensor) and found.dtype != right.dtype:
         return (
             "wrong dtype",
-            f"The values are right, but come as {_name(found)} where the input was {_name(right)}: "
-            "take dtype and device from the input (torch.zeros_like, x.new_tensor).",
+            f"The values are right, but come as {_name(found)}; {_name(right)} is wanted. Take dtype "
+            "and device from the input (torch.zeros_like, x.new_tensor).",
         )
     return None
 
