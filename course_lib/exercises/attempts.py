@@ -146,7 +146,7 @@ class Attempt:
         if not all(_unchanged(a, b) for a, b in pairs):
             self._generic(
                 "changes its input",
-                "Your function changed a tensor that it was given: whoever called it goes on with "
+                "Your function changed what it was given: whoever called it goes on with "
                 "other numbers. Look for what works in place (names ending in _, +=, x[i] = ...).",
             )
         return value
@@ -192,6 +192,8 @@ class Attempt:
             self.error = max(self.error, error / tolerance)
             return
         hint, text = gap
+        if hint == "wrong dtype":  # the values are right, so that no mistake explains them
+            self._generic(hint, text)
         for name, made in (mistakes or {}).items():
             # A hint may rest on float32 numbers of the answer; the right value has its own bound.
             if difference(found, made(), max(tolerance, 1e-5), strict=False) is None:
@@ -357,8 +359,8 @@ def _number_difference(
     if strict and isinstance(right, Tensor) and found.dtype != right.dtype:
         return (
             "wrong dtype",
-            f"The values are right, but come as {_name(found)}; {_name(right)} is wanted. Take dtype "
-            "and device from the input (torch.zeros_like, x.new_tensor).",
+            f"The values are right, but come as {_name(found)}; {_name(right)} is wanted. Take "
+            "dtype and device from the input (torch.zeros_like, x.new_tensor).",
         )
     return None
 
