@@ -101,6 +101,7 @@ def train_command(options: argparse.Namespace) -> int:
     out = options.out or runs.default_directory(runs.configure(options.recipe, **asked))
     several, first = int(os.environ.get("WORLD_SIZE", 1)), os.environ.get("RANK", "0") == "0"
     command = f"accelerate launch --num_processes {several}" if several > 1 else "python"
+    command += " --use_fsdp" if several > 1 and training.processes.wants_shards() else ""
     command += f" -m course_lib train {options.recipe} --out {shlex.quote(str(out))} --resume"
     with _sentences():
         try:
@@ -292,7 +293,8 @@ def _add_recipe_commands(commands: Any) -> None:
         help="train a recipe; it can be killed and resumed",
         description="Trains a recipe. On N GPUs, which share every batch: accelerate launch "
         "--num_processes N -m course_lib train RECIPE (several processes on a CPU need --multi_gpu "
-        "as well; needs the extra distributed).",
+        "as well; needs the extra distributed). With --use_fsdp in place of --multi_gpu each keeps "
+        "only its share of wide layers.",
     )
     command.add_argument("recipe", metavar="RECIPE", help="see the command recipes")
     command.add_argument("--profile", choices=PROFILES, help="default: COURSE_PROFILE, else laptop")

@@ -182,7 +182,8 @@ def train(
     """Train a recipe in a directory, evaluate it, and leave weights and card there.
 
     Several processes (`accelerate launch`, or `training.processes.launch` in a notebook) share
-    every batch; the first of them alone looks at the directory, writes, prints and evaluates.
+    every batch, and with `--use_fsdp` the weights too; the first of them alone looks at the
+    directory, writes, prints and evaluates.
 
     Args:
         recipe: its name; `catalogue.RECIPES` has them.
@@ -357,12 +358,16 @@ class Run:
         self.train_set, self.test_set = self.here.in_turn(
             lambda: load_images(config.settings, self.device)
         )
-        self.model: Model = self.recipe.build(
-            config.settings, self.train_set, config.seed, self.device, config.steps
-        )
+        self.model = self._built()
         self.log = _stored_log(directory)
         self.began = time.perf_counter()
         self.writer = None
+
+    def _built(self) -> Model:
+        config = self.config
+        return self.recipe.build(
+            config.settings, self.train_set, config.seed, self.device, config.steps
+        )
 
     def resume(self) -> bool:
         """Load the checkpoint, if there is one."""
@@ -382,8 +387,16 @@ class Run:
         config, state = self.config, self.model.state
         step = self.here.step(self.model.step, self.model.batches)
         arguments = (state, step, self.model.batches, config.steps)
+        looks = {
+            "sample_every": config.every,
+            "on_sample": self.here.look(self._look),
+            "checkpoint": self.directory / "checkpoint",
+            "checkpoint_every": config.every,
+        }
         if not self.here.main:
-            training.train(*arguments, progress=False, agree=self.here.agree)
+            # Where weights are cut up, the first process needs the others' to look and to save.
+            looks = looks if self.here.sharded else {}
+            training.train(*arguments, **looks, progress=False, agree=self.here.agree)
             return
         for path in self.directory.rglob(".*"):  # what a killed write left there
             if ASIDE.match(path.name):
@@ -402,10 +415,7 @@ class Run:
         try:
             training.train(
                 *arguments,
-                sample_every=config.every,
-                on_sample=self._look,
-                checkpoint=self.directory / "checkpoint",
-                checkpoint_every=config.every,
+                **looks,
                 progress=progress,
                 label=config.recipe,
                 show_rate=True,
@@ -511,6 +521,10 @@ class Run:
 
     def finish(self) -> dict[str, Any]:
         """Write final weights and, last of all, the card."""
+        if self.model.state.shards:
+            # The others have left with their parts, but the last checkpoint is whole.
+            self.model = self._built()
+            self.resume()
         hashes = {}
         for name, tensors in self.weights().items():
             content = safetensors.torch.save({k: t.cpu().contiguous() for k, t in tensors.items()})

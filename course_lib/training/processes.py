@@ -9,15 +9,19 @@ of a course call `encode` and `decode` by name and differentiate twice. A step s
     its losses      averaged too: means over parts of equal size are the mean over the whole
 
 So a run on n processes is the run on one, but for the order in which floating point adds.
+
+With `accelerate launch --use_fsdp` each process keeps only its share of the wide layers, of their
+gradients, averages and moments: `course_lib.training.sharding`. All else stays as above.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
+from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -55,10 +59,18 @@ class Processes:
         rank: number of this process, from 0; process 0 alone writes files and prints.
         count: how many there are.
         device: the one that this process was given, or None where there is a choice.
+        sharded: whether `prepare` cuts the wide layers up among them.
     """
 
-    def __init__(self, rank: int = 0, count: int = 1, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        rank: int = 0,
+        count: int = 1,
+        device: torch.device | None = None,
+        sharded: bool = False,
+    ) -> None:
         self.rank, self.count, self.device = rank, count, device
+        self.sharded = sharded and count > 1
         self.asked = 0
 
     @property
@@ -164,15 +176,21 @@ class Processes:
             rows = self.rows(len(batch))
             if getattr(batches, "labels", None) is not None:
                 batches.labels = batches.labels[rows]
-            with JoinedNoise(self, state.generator):
-                return self.mean(step(state, batch[rows]))
+            shards = state.shards
+            with JoinedNoise(self, state.generator), shards.step() if shards else nullcontext():
+                values = step(state, batch[rows])
+            return self.mean(shards.checked(values) if shards else values)
 
         return on_rows
 
     def prepare(self, state: TrainingState, batches: Any = None) -> None:
         """Bring all processes to the state of process 0, and let its optimizers average gradients.
 
-        Batch normalisation takes its statistics over the whole batch from now on.
+        Batch normalisation takes its statistics over the whole batch from now on. If `sharded`,
+        wide layers are cut up at last: make the optimizers, and load a checkpoint, before.
+
+        Raises:
+            ValueError: they cannot be cut up; in other processes than the first, FirstFailed.
         """
         if self.count == 1:
             return
@@ -197,22 +215,56 @@ class Processes:
                     dist.broadcast(sent, src=0)
                     tensor.copy_(sent)
         for optimizer in state.optimizers.values():
-            optimizer.register_step_pre_hook(self._average)
+            optimizer.register_step_pre_hook(partial(self._average, state))
         for module in state.modules.values():
             for layer in module.modules():
                 if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
                     layer.forward = partial(_joined_batch_norm, self, layer)
+        if self.sharded:
+            self.first(lambda: _sharding().require_cuttable(state))
+            state.shards = _sharding().Shards(state, self.rank, self.count, self._answered)
+
+    def whole(self, state: TrainingState) -> AbstractContextManager:
+        """While active, process 0 can use the modules alone, say to sample; all processes enter."""
+        return state.shards.whole() if state.shards else nullcontext()
+
+    def look(self, function: Callable[[TrainingState], T]) -> Callable[[TrainingState], T | None]:
+        """`function(state)` in process 0 alone, which has all weights for it; for `on_sample`."""
+
+        def together(state: TrainingState) -> T | None:
+            with self.whole(state):
+                return function(state) if self.main else None
+
+        return together
 
     @torch.no_grad()
-    def _average(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def _average(self, state: TrainingState, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Replace the gradients of an optimizer by their mean over processes, in one message."""
         groups = optimizer.param_groups
-        found = [p.grad for g in groups for p in g["params"] if p.grad is not None]
+        cut = state.shards.parts if state.shards else ()  # averaged on the way
+        found = [p.grad for g in groups for p in g["params"] if p.grad is not None and p not in cut]
         if not found:
             return
         flat = self.sum(torch.cat([g.flatten() for g in found])) / self.count
         for gradient, mean in zip(found, flat.split([g.numel() for g in found]), strict=True):
             gradient.copy_(mean.view_as(gradient))
+
+
+def _sharding() -> ModuleType:
+    """The module `sharding`, which takes a while to import and a new torch."""
+    try:
+        from torch.distributed.fsdp import FSDPModule
+
+        from course_lib.training import sharding
+
+        if hasattr(FSDPModule, "set_custom_reduce_scatter"):  # what came last
+            return sharding
+    except ImportError:
+        pass
+    raise ValueError(
+        f"torch {torch.__version__} is too old to cut weights up among processes: install a newer "
+        "one, or launch without --use_fsdp."
+    )
 
 
 # They draw from torch's global generator, by the shape of one process's rows.
@@ -297,6 +349,8 @@ def _joined_batch_norm(processes: Processes, layer: nn.Module, x: Tensor) -> Ten
     """
     if not layer.training:
         return type(layer).forward(layer, x)
+    given = x.dtype
+    x = x.float() if given in (torch.bfloat16, torch.float16) else x  # autocast; as torch does
     axes = [0, *range(2, x.ndim)]
     n = processes.count * x.numel() // x.shape[1]
     shape = (1, -1) + (1,) * (x.ndim - 2)
@@ -310,7 +364,9 @@ def _joined_batch_norm(processes: Processes, layer: nn.Module, x: Tensor) -> Ten
             layer.running_mean.lerp_(mean, rate)
             layer.running_var.lerp_(variance * n / max(n - 1, 1), rate)
     y = centred * torch.rsqrt(variance + layer.eps).view(shape)
-    return y * layer.weight.view(shape) + layer.bias.view(shape) if layer.affine else y
+    if layer.affine:
+        y = y * layer.weight.view(shape) + layer.bias.view(shape)
+    return y.to(given)
 
 
 def connect(device: str | None = None) -> Processes:
@@ -342,18 +398,27 @@ def connect(device: str | None = None) -> Processes:
         state = PartialState(cpu=on_cpu, timeout=TIMEOUT)
     except RuntimeError as error:
         raise ProcessLost(f"The processes of this run do not find each other: {error}") from error
-    return Processes(state.process_index, state.num_processes, state.device)
+    return Processes(state.process_index, state.num_processes, state.device, wants_shards())
+
+
+def wants_shards() -> bool:
+    """Whether this was started with `accelerate launch --use_fsdp`, of either version."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true", "yes")
 
 
 def launch(
-    function: Callable[..., Any], *arguments: Any, count: int = 2, device: str | None = None
+    function: Callable[..., Any],
+    *arguments: Any,
+    count: int = 2,
+    device: str | None = None,
+    sharded: bool = False,
 ) -> None:
     """Call `function(*arguments)` in `count` processes at once: `accelerate launch` for a notebook.
 
     On as many GPUs this is accelerate's `notebook_launcher`, which must come before anything that
     uses a GPU in the notebook. Else, or with the device "cpu", they share the CPU. A function of
     the notebook itself needs a system that can fork (not Windows); one of a module works
-    everywhere.
+    everywhere. `sharded` cuts wide layers up among them, as `--use_fsdp` does.
 
     Raises:
         ValueError: count is below 1.
@@ -366,8 +431,10 @@ def launch(
         function(*arguments)
     elif device != "cpu" and torch.cuda.device_count() >= count:
         from accelerate import notebook_launcher
+        from accelerate.utils import patch_environment
 
-        notebook_launcher(function, arguments, num_processes=count)
+        with patch_environment(accelerate_use_fsdp=str(sharded)):
+            notebook_launcher(function, arguments, num_processes=count)
     else:
         import tempfile
 
@@ -376,20 +443,26 @@ def launch(
         with tempfile.TemporaryDirectory() as directory:
             start_processes(
                 _child,
-                args=(function, arguments, count, f"file://{directory}/meeting"),
+                args=(function, arguments, count, f"file://{directory}/meeting", sharded),
                 nprocs=count,
                 start_method="fork" if function.__module__ == "__main__" else "spawn",
             )
 
 
 def _child(
-    rank: int, function: Callable[..., Any], arguments: tuple, count: int, meeting: str
+    rank: int,
+    function: Callable[..., Any],
+    arguments: tuple,
+    count: int,
+    meeting: str,
+    sharded: bool,
 ) -> None:
     # Threads do not survive a fork, and OpenMP waits for them forever; one thread needs none.
     torch.set_num_threads(1)
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     os.environ |= {name: str(value) for name, value in numbers.items()}
     os.environ |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    os.environ["ACCELERATE_USE_FSDP"] = str(sharded)
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=count,
                             timeout=TIMEOUT)  # fmt: skip
     try:

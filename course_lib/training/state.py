@@ -42,10 +42,17 @@ class EMA:
     @torch.no_grad()
     def update(self) -> None:
         """Move the average one step towards the module's weights; call after its optimizer."""
-        averages, weights = list(self.module.parameters()), list(self._source.parameters())
+        averages, weights = (
+            [_held(p) for p in module.parameters()] for module in (self.module, self._source)
+        )
         torch._foreach_lerp_(averages, weights, 1 - self.decay)
         for mine, theirs in zip(self.module.buffers(), self._source.buffers(), strict=True):
             mine.copy_(theirs)
+
+
+def _held(p: Tensor) -> Tensor:
+    """What this process has of a parameter: its part, where several have cut it up, or all."""
+    return p.to_local() if hasattr(p, "to_local") else p
 
 
 @dataclass
@@ -54,7 +61,8 @@ class TrainingState:
 
     `generator` is the CPU source of every draw; `step` counts finished steps (the loop adds to it);
     `history` has one value per step and name; `samples` collects `(step, result)` of the loop's
-    `on_sample` and is the one field that a checkpoint does not hold.
+    `on_sample` and is the one field that a checkpoint does not hold. `shards` is None, or this
+    process's share of it all (`training.sharding`).
     """
 
     modules: dict[str, nn.Module]
@@ -65,6 +73,7 @@ class TrainingState:
     history: dict[str, list[float]] = field(default_factory=dict)
     latent_dim: int | None = None
     samples: list[tuple[int, Any]] = field(default_factory=list)
+    shards: Any = None
 
     @property
     def device(self) -> torch.device:
@@ -232,7 +241,8 @@ def save_checkpoint(state: TrainingState, batches: Any, directory: str | Path) -
     """Write modules, averages, optimizers, random states, data position and history.
 
     The checkpoint that was in `directory` is valid until the new one is complete. `state.samples`
-    is not stored.
+    is not stored. Of several processes that have cut the state up all call this, and the first one
+    writes it whole.
 
     Args:
         batches: what feeds the loop, with `state_dict()`; None stores no data position.
@@ -247,13 +257,20 @@ def save_checkpoint(state: TrainingState, batches: Any, directory: str | Path) -
             "use data.Batches or data.SampleBatches, or train without a checkpoint."
         )
     directory = Path(directory)
+    weights = _weights(state)
+    optimizers = {name: optimizer.state_dict() for name, optimizer in state.optimizers.items()}
+    if state.shards is not None:
+        whole = state.shards.gather(weights, state.optimizers)
+        if whole is None:
+            return
+        weights, optimizers = whole
     weights = {
         name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, t in _weights(state).items()
+        for name, t in weights.items()
     }
     rest = {
         "history": {k: torch.tensor(v, dtype=torch.float64) for k, v in state.history.items()},
-        "optimizers": {name: opt.state_dict() for name, opt in state.optimizers.items()},
+        "optimizers": optimizers,
         "random": random_states(state),
         "batches": None if batches is None else batches.state_dict(),
     }
@@ -383,8 +400,13 @@ def load_checkpoint(state: TrainingState, batches: Any, directory: str | Path) -
 
     Raises:
         FileNotFoundError: no checkpoint there.
-        ValueError: damaged, foreign, of another format version, or of another model.
+        ValueError: damaged, foreign, of another format version, or of another model; or `state` is
+            cut up already.
     """
+    if state.shards is not None:
+        raise ValueError(
+            "This state is cut up among processes: load its checkpoint before Processes.prepare."
+        )
     step, weights, rest = _read_checkpoint(Path(directory))
     mine = _weights(state)
     _require_same_model(mine, weights)

@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
+from course_lib import training
+from course_lib.models.common import UpsampledConv2d
 from course_lib.training import TrainingState, processes
 from course_lib.training.processes import JoinedNoise, Processes, ProcessLost
 
@@ -66,6 +69,65 @@ def test_two_processes_find_what_one_finds_with_the_joined_batch(results, case):
             torch.testing.assert_close(found[name], value, rtol=1e-12, atol=1e-12, msg=name)
 
 
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """The same, where two processes cut weights up."""
+    directory = tmp_path_factory.mktemp("parts")
+    done = start(sys.executable, SCRIPT, "parts", directory)
+    assert done.returncode == 0, done.stderr
+    return [torch.load(directory / f"{name}.pt") for name in ("1-0", "2-0", "2-1")]
+
+
+CUT = [
+    *CASES,
+    "gan, fakes used again",
+    "gan, upsampling, spectral norm",
+    "gan, gradients left behind",
+    "vae, descent",
+]
+
+
+@needs_fork
+@pytest.mark.parametrize("case", CUT)
+def test_processes_that_cut_weights_up_find_what_one_finds(parts, case):
+    alone, first, second = (found[case] for found in parts)
+    assert first.keys() == alone.keys()  # weights, averages and moments among them
+    assert {"drawn at 2", "drawn at 4", "generator"} < first.keys()
+    assert second.keys() == {"held", *(name for name in alone if " at step " in name)}
+    for found in (first, second):
+        for name in found.keys() - {"held"}:
+            torch.testing.assert_close(found[name], alone[name], rtol=1e-12, atol=1e-12, msg=name)
+
+
+@needs_fork
+@pytest.mark.parametrize("case", CUT)
+def test_each_process_keeps_half_of_weights_averages_and_moments(parts, case):
+    alone, *two = (found[case]["held"] for found in parts)
+    for kind, whole in alone.items():
+        # What cannot be halved: single rows, batch normalisation, counters.
+        assert sum(held[kind] for held in two) < 1.1 * whole + 20
+        assert all(held[kind] < 0.6 * whole + 20 for held in two)
+
+
+@needs_fork
+def test_all_processes_stop_where_one_has_a_gradient_that_is_not_finite(parts):
+    for found in parts:
+        assert found["diverged"].startswith("Training diverged at step 1: ")
+
+
+@needs_fork
+def test_checkpoints_pass_between_one_process_and_several_that_cut_weights_up(tmp_path):
+    done = start(sys.executable, SCRIPT, "moved", tmp_path)
+    assert done.returncode == 0, done.stderr
+    ends = {d.name: torch.load(d / "end.pt") for d in tmp_path.iterdir()}
+    for name in ("to one", "from one"):
+        assert ends[name].keys() == ends["one"].keys()
+        for case, found in ends[name].items():
+            assert found.keys() == ends["one"][case].keys()
+            for key, value in ends["one"][case].items():
+                torch.testing.assert_close(found[key], value, rtol=1e-12, atol=1e-12, msg=key)
+
+
 @needs_fork
 def test_gradients_are_those_of_distributed_data_parallel(results):
     _, *two = results
@@ -83,20 +145,27 @@ def test_a_run_that_lost_a_process_goes_on_with_any_number(tmp_path):
     whole = found["whole, 2"]
     assert found["killed 0"]["weights"] == whole["weights"]  # to the last bit
     assert found["killed 0"]["metrics"] == whole["metrics"]
-    for name in ("whole, 1", "killed 1"):
+    for name in ("whole, 1", "killed 1", "cut, 2", "cut, killed 0"):
+        assert found[name]["parameters"] == whole["parameters"]
         for curve, points in found[name]["curves"].items():
             torch.testing.assert_close(
                 torch.tensor(points), torch.tensor(whole["curves"][curve]), rtol=1e-4, atol=1e-4
             )
     numbers = [s["machine"]["processes"] for s in found["killed 1"]["sessions"]]
     assert numbers == [2, 1] and whole["processes"] == 2
+    states = [
+        safetensors.torch.load_file(d / "final" / "vae.safetensors") for d in tmp_path.iterdir()
+    ]
+    for state in states:
+        torch.testing.assert_close(state, states[0], rtol=1e-4, atol=1e-4)
     for directory in tmp_path.iterdir():  # both processes wrote one run's files
         assert len(list((directory / "checkpoint").iterdir())) == 3
 
 
 @needs_fork
-def test_accelerate_launch_ends_with_a_sentence_when_a_process_is_killed(tmp_path):
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+@pytest.mark.parametrize("how", ["--multi_gpu", "--use_fsdp"])
+def test_accelerate_launch_ends_with_a_sentence_when_a_process_is_killed(tmp_path, how):
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", how]
     launcher += ["--num_processes", "2", "--main_process_port", "0"]
     done = start(*launcher, SCRIPT, "command", tmp_path)
     assert done.returncode != 0
@@ -112,6 +181,8 @@ def test_one_process_alone_changes_nothing():
     assert here.first(lambda: 5) == 5 and here.in_turn(lambda: 6) == 6
     values = {"loss": torch.tensor(2.0)}
     assert here.mean(values) == values
+    with here.whole(TrainingState({}, {})) as nothing:
+        assert nothing is None
     with pytest.raises(OSError):
         here.first(lambda: Path("/nowhere/at/all").read_bytes())
 
@@ -123,6 +194,37 @@ def test_rows_are_a_partition_in_equal_parts():
         assert {len(part) for part in parts} == {12 // count}
     with pytest.raises(ValueError, match=r"batch of 10 .* 3 processes: choose a batch size"):
         Processes(0, 3).rows(10)
+
+
+def test_what_cannot_be_cut_up_is_refused(monkeypatch):
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Linear(4, 5))
+    state = TrainingState({"model": model}, {})
+    sharding = processes._sharding()
+    sharding.require_cuttable(state)
+    model.to(memory_format=torch.channels_last)
+    with pytest.raises(ValueError, match=r"leave that out .* or launch without --use_fsdp"):
+        sharding.require_cuttable(state)
+    state.shards = object()
+    with pytest.raises(ValueError, match=r"load its checkpoint before Processes\.prepare"):
+        training.load_checkpoint(state, None, "nowhere")
+    monkeypatch.delattr("torch.distributed.fsdp.FSDPModule.set_custom_reduce_scatter")
+    with pytest.raises(ValueError, match=r"too old to cut weights up .* launch without --use_fsdp"):
+        processes._sharding()
+
+
+def test_layers_that_read_the_weights_of_others_are_cut_as_one():
+    shared = UpsampledConv2d(2, 3)
+    model = nn.Sequential(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), shared)
+    assert list(processes._sharding().wide_layers(model)) == [model[0][0], shared]
+
+
+@pytest.mark.parametrize(
+    "word, wanted", [("true", True), ("1", True), ("false", False), ("", False)]
+)
+def test_the_launcher_says_whether_to_cut_weights_up(monkeypatch, word, wanted):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", word)
+    assert processes.wants_shards() == wanted
+    assert not Processes(sharded=True).sharded  # alone
 
 
 def joined(draw, count, n):
@@ -254,6 +356,18 @@ def test_moments_are_sent_from_the_cpu():
     for i, moments in enumerate(optimizer.state.values()):
         assert {type(value) for value in sent[i].values()} == {torch.Tensor}
         assert all(torch.equal(sent[i][key], value) for key, value in moments.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_joined_batch_norm_is_that_of_torch_in_either_precision(dtype):
+    mine, theirs = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+    x = (2 + 3 * torch.randn(8, 3, 5, 5, generator=torch.Generator().manual_seed(1))).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        found = processes._joined_batch_norm(Processes(), mine, x)
+        wanted = theirs(x)
+    assert found.dtype == wanted.dtype
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(mine.state_dict(), theirs.state_dict())
 
 
 def test_a_lost_process_is_told_from_an_error_of_a_step(monkeypatch):

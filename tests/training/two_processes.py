@@ -1,4 +1,7 @@
-"""What test_processes.py starts: python two_processes.py (equal | survive | command) DIRECTORY."""
+"""What test_processes.py starts: python two_processes.py WHAT DIRECTORY.
+
+WHAT is equal, survive or command, or, with weights cut up among processes, parts, moved or command.
+"""
 
 import json
 import os
@@ -15,8 +18,9 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from course_lib import __main__ as command_line
 from course_lib import data, losses, training
 from course_lib.models import DCGANDiscriminator, DCGANGenerator, mlp, mlp_autoencoder, mlp_vae
+from course_lib.models.common import UpsampledConv2d
 from course_lib.recipes import runs
-from course_lib.recipes.networks import ConditionalVAE
+from course_lib.recipes.networks import ConditionalVAE, spectrally_normalised
 from course_lib.training import processes
 
 STEPS, BATCH = 3, 8
@@ -51,10 +55,10 @@ def dropout():
     return gan(nn.Sequential(*layers, nn.Flatten(0)))
 
 
-def dcgan():
+def dcgan(last=True):
     players = DCGANGenerator(28, 1, 4, 4), DCGANDiscriminator(28, 1, 4)
     state = training.gan_state(*players, latent_dim=4, seed=3)
-    for module in state.modules.values():
+    for module in state.modules.values() if last else ():
         module.to(memory_format=torch.channels_last)
     return state, training.gan_step, images((-1, 1))
 
@@ -140,13 +144,192 @@ def equal(directory):
     torch.save(found, directory / f"{here.count}-{here.rank}.pt")
 
 
+# The same with weights, averages and moments cut up.
+
+LOOK = 2  # updates before the first process looks
+
+
+def upsampled():
+    """A generator with layers that read the weights of others, and a spectral norm."""
+    layers = [nn.Linear(4, 2 * 7 * 7), nn.Unflatten(1, (2, 7, 7)), UpsampledConv2d(2, 3), nn.ReLU()]
+    generator = nn.Sequential(*layers, UpsampledConv2d(3, 1), nn.Tanh())
+    discriminator = nn.Sequential(nn.Flatten(), mlp((784, 15, 1)), nn.Flatten(0))
+    spectrally_normalised(discriminator)
+    state = training.gan_state(generator, discriminator, latent_dim=4, seed=3)
+    return state, training.gan_step, images((-1, 1))
+
+
+def careless():
+    """A step that leaves gradients of the discriminator behind, for zero_grad."""
+    state, _, batches = gan()
+
+    def step(state, x):
+        values = {}
+        for name, sign in (("discriminator", 1), ("generator", -1)):
+            z = training.sample_noise(len(x), 4, state.generator)
+            fake = state.modules["discriminator"](state.modules["generator"](z))
+            values[name] = sign * (fake - state.modules["discriminator"](x)).mean()
+            state.optimizers[name].zero_grad()
+            values[name].backward()
+            state.optimizers[name].step()
+        return {name: value.detach() for name, value in values.items()}
+
+    return state, step, batches
+
+
+def momentum():
+    """Gradient descent, which has moments of another kind."""
+    state, step, batches = vae(training.vae_step)
+    parameters = state.optimizers["vae"].param_groups[0]["params"]
+    state.optimizers["vae"] = torch.optim.SGD(parameters, 1e-5, 0.5)
+    return state, step, batches
+
+
+PARTS = {
+    **CASES,
+    "dcgan, batch norm": partial(dcgan, last=False),
+    "gan, fakes used again": partial(gan, reuse_fakes=True, join_batches=True),
+    "gan, upsampling, spectral norm": upsampled,
+    "gan, gradients left behind": careless,
+    "vae, descent": momentum,
+}
+
+
+def whole(state):
+    """Everything that a checkpoint has, as tensors by name, in the first process."""
+    named = training.state._weights(state)
+    states = {name: optimizer.state_dict() for name, optimizer in state.optimizers.items()}
+    gathered = (named, states)
+    if state.shards:
+        gathered = state.shards.gather(named, state.optimizers)
+    if gathered is None:
+        return {}
+    found = {name: tensor.clone() for name, tensor in gathered[0].items()}
+    for name, optimizer in gathered[1].items():
+        for i, moments in optimizer["state"].items():
+            found |= {f"{key} of {name} {i}": x for key, x in moments.items() if x is not None}
+    return found | training.state.random_states(state)
+
+
+def held(state):
+    """Numbers that this process keeps: weights and averages, and moments."""
+    modules = (*state.modules.values(), *(ema.module for ema in state.ema.values()))
+    weights = [p for module in modules for p in module.parameters()]
+    moments = [m for o in state.optimizers.values() for s in o.state.values() for m in s.values()]
+    weights = [p.to_local() if hasattr(p, "to_local") else p for p in weights]
+    return {
+        "weights": sum(p.untyped_storage().nbytes() for p in weights) // 8,
+        "moments": sum(m.numel() for m in moments if m is not None),
+    }
+
+
+def drawn(state):
+    """What the first process alone makes of it."""
+    source = torch.Generator().manual_seed(4)
+    if "generator" in state.ema:
+        return training.generate(state.ema["generator"].module, torch.randn(5, 4, generator=source))
+    if "generator" in state.modules:
+        return training.generate(state.modules["generator"], torch.randn(5, 4, generator=source))
+    model = next(iter(state.modules.values()))
+    z = torch.randn(6, model.latent_dim, generator=source)
+    labels = (torch.arange(6) % 3,) if isinstance(model, ConditionalVAE) else ()
+    return model.decode(z, *labels).detach()
+
+
+def trained(state, step, batches, here, steps, found):
+    """Go on with a run up to `steps`; its values and a look at it go into `found`."""
+    here.prepare(state, batches)
+    step, stream = here.step(step, batches), iter(batches)
+
+    def look(state):
+        found[f"drawn at {state.step}"] = drawn(state)
+
+    while state.step < steps:
+        if state.step == LOOK:
+            here.look(look)(state)
+        values = step(state, next(stream))
+        state.step += 1
+        found |= {f"{name} at step {state.step}": value for name, value in values.items()}
+    here.look(look)(state)
+
+
+def diverged(here):
+    """How a run ends in which the last row of a weight, and nothing else, has a gradient of NaN."""
+    model = nn.Linear(784, 6)
+    state = training.TrainingState(
+        {"model": model}, {"model": torch.optim.Adam(model.parameters())}
+    )
+
+    def step(state, x):
+        out = model(x.flatten(1))
+        loss = out[:, :5].square().mean() + (0 * out[:, 5]).sqrt().sum()
+        state.optimizers["model"].zero_grad()
+        loss.backward()
+        state.optimizers["model"].step()
+        return {"loss": loss.detach()}
+
+    batches = images()
+    here.prepare(state, batches)
+    try:
+        training.train(state, here.step(step, batches), batches, 3, progress=False)
+    except training.TrainingDiverged as error:
+        return str(error)
+
+
+def parts(directory):
+    torch.set_default_dtype(torch.float64)
+    here, results = processes.connect(), {}
+    for name, case in PARTS.items():
+        torch.manual_seed(5 + here.rank)
+        state, step, batches = case()
+        found = {}
+        trained(state, step, batches, here, 4, found)
+        assert (state.shards is not None) == (here.count > 1)
+        results[name] = found | whole(state) | {"held": held(state)}
+    results["diverged"] = diverged(here)
+    torch.save(results, directory / f"{here.count}-{here.rank}.pt")
+
+
+MOVED = ("gan", "gan, r1", "dcgan, batch norm", "vae, conditional", "iwae", "vae, descent")
+
+
+def half(directory, first, steps):
+    """Every moved case: from the checkpoint of its first half, if not the first, to `steps`."""
+    torch.set_default_dtype(torch.float64)
+    here, results = processes.connect(), {}
+    for name in MOVED:
+        torch.manual_seed(5 + here.rank)
+        (state, step, batches), place, found = PARTS[name](), directory / name, {}
+        if not first:
+            here.first(lambda: training.load_checkpoint(state, batches, place))  # noqa: B023
+        trained(state, step, batches, here, steps, found)
+        training.save_checkpoint(state, batches, place)
+        results[name] = whole(state)
+    if here.main:
+        torch.save(results, directory / "end.pt")
+
+
+def moved(directory):
+    """Six updates in one go, and in two halves by other numbers of processes."""
+    import accelerate  # noqa: F401  what is imported before a fork is imported once
+
+    cut = partial(processes.launch, half, sharded=True)
+    (directory / "one").mkdir()
+    half(directory / "one", True, 6)
+    for name, first, second in (("to one", cut, half), ("from one", half, cut)):
+        (directory / name).mkdir()
+        first(directory / name, True, 3)
+        second(directory / name, False, 6)
+    torch.set_default_dtype(torch.float32)
+
+
 # Runs that lose a process.
 
 SETTINGS = {"data": "digits", "width": 16, "importance_samples": 2, "test_images": 20}
 WANTED = {"profile": "smoke", "steps": 12, "every": 4, "settings": SETTINGS}
 
 
-def train(directory, killed=None):
+def train(directory, killed=None, recipe="vae_mnist", wanted=WANTED):
     """A run in which one process, if any, is killed in update 7."""
     if os.environ.get("RANK") == str(killed):
         on_rows = processes.Processes.step
@@ -162,7 +345,7 @@ def train(directory, killed=None):
             return last
 
         processes.Processes.step = step
-    runs.train("vae_mnist", out=directory, resume=True, progress=False, **WANTED)
+    runs.train(recipe, out=directory, resume=True, progress=False, **wanted)
 
 
 def survive(directory):
@@ -170,14 +353,16 @@ def survive(directory):
 
     train(directory / "whole, 1")
     processes.launch(train, directory / "whole, 2")
-    for killed in (0, 1):
+    processes.launch(train, directory / "cut, 2", sharded=True)
+    for name, killed in (("killed 0", 0), ("killed 1", 1), ("cut, killed 0", 0)):
         with pytest.raises((ProcessExitedException, ProcessRaisedException)) as caught:
-            processes.launch(train, directory / f"killed {killed}", killed)
+            processes.launch(train, directory / name, killed, sharded=name.startswith("cut"))
         assert "SIGKILL" in str(caught.value) or "has lost another" in str(caught.value)
-        manifest = json.loads((directory / f"killed {killed}/checkpoint/manifest.json").read_text())
+        manifest = json.loads((directory / name / "checkpoint/manifest.json").read_text())
         assert manifest["step"] == 4, manifest
     processes.launch(train, directory / "killed 0")
     train(directory / "killed 1")
+    train(directory / "cut, killed 0")
 
 
 def command(directory):
@@ -197,5 +382,8 @@ if __name__ == "__main__":
     if sys.argv[1] == "equal":
         equal(place)
         processes.launch(equal, place)
+    elif sys.argv[1] == "parts":
+        parts(place)
+        processes.launch(parts, place, sharded=True)
     else:
-        {"survive": survive, "command": command}[sys.argv[1]](place)
+        {"survive": survive, "command": command, "moved": moved}[sys.argv[1]](place)
