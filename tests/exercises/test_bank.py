@@ -94,7 +94,11 @@ def test_no_answer_escapes(name):
         exercise.grade(stub)
 
 
-@pytest.mark.parametrize("name", BANK)
+# The limit is the framework's: one exercise of each lecture is enough, and takes long enough.
+LOOPED = list({exercise.lecture: name for name, exercise in exercises().items()}.values())
+
+
+@pytest.mark.parametrize("name", LOOPED)
 def test_an_endless_loop_ends(name):
     def endless(*args, **kwargs):
         while True:
