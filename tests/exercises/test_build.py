@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from course_lib import __main__ as command_line
 from course_lib import assignments, notebooks
 from course_lib.exercises import exercises
 
@@ -176,3 +177,17 @@ def test_a_bundle_holds_the_notebook_and_a_readme(root, tmp_path):
     assert again.read_bytes() == path.read_bytes()
     with pytest.raises(ValueError, match="No exercises begin with 77"):
         assignments.bundle(root, "77", tmp_path)
+
+
+def test_the_command_line(root, tmp_path, capsys):
+    assert command_line.main(["exercises", "check", STEMS[0][:2]]) == 0
+    assert "agree with their sources" in capsys.readouterr().out
+    assert command_line.main(["exercises", "list"]) == 0
+    assert capsys.readouterr().out.count("\n") > 4 * len(STEMS)
+    out = ["--out", str(tmp_path)]
+    assert command_line.main(["exercises", "bundle", STEMS[-1][:2], *out]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / f"{STEMS[-1]}.zip")
+    assert command_line.main(["exercises", "bundle", *out]) == 2
+    assert "Say which set" in capsys.readouterr().err
+    assert command_line.main(["exercises", "bundle", "77", *out]) == 2
+    assert "No exercises begin with 77" in capsys.readouterr().err
