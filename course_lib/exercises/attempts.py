@@ -12,6 +12,7 @@ import ctypes
 import functools
 import io
 import linecache
+import random
 import threading
 import time
 import traceback
@@ -29,6 +30,9 @@ from torch import Tensor, nn
 SECONDS = 1.5  # for one check
 PATIENCE = 4  # times as long by the clock on the wall, where other work holds up the processor
 PRINTED = 300  # characters that are shown of what an answer printed
+
+# In the messages of torch about tensors of two devices.
+MIXED = ("expected device", "same device", "device type tensor to numpy")
 
 # What any answer can do wrong; the text of each is made from what was measured.
 GENERIC = (
@@ -270,17 +274,19 @@ class Attempt:
         """End unless the answer works on the device of its input, whichever that is.
 
         The input goes to torch's device "meta", which every machine has and which refuses to be
-        mixed with the CPU. Not for answers that may look at values: `.item()`, `if x > 0`, and
-        torch.distributions, which examines its arguments.
+        mixed with the CPU. It has no values: what an answer that looks at them (`.item()`, `if`,
+        torch.distributions) would do on a GPU cannot be told, and is not held against it.
         """
         self.where, self.tried = where, self.tried + 1
         moved = [a.to("meta") if isinstance(a, Tensor) else a for a in args]
         try:
             found = self.answer(*moved, **kwargs)
         except Exception as error:
-            found = error
-        parts = found if isinstance(found, tuple | list) else (found,)
-        if not all(isinstance(part, Tensor) and part.device.type == "meta" for part in parts):
+            mixed = any(words in str(error) for words in MIXED)
+        else:
+            parts = found if isinstance(found, tuple | list) else (found,)
+            mixed = not all(isinstance(p, Tensor) and p.device.type == "meta" for p in parts)
+        if mixed:
             self._generic(
                 "wrong device",
                 "Your function works on the CPU alone: on a GPU it would mix tensors of two "
@@ -302,7 +308,9 @@ def difference(
     if isinstance(right, tuple | list) and not isinstance(right, str):
         return _sequence_difference(found, right, tolerance, strict)
     if isinstance(right, Mapping):
-        if not isinstance(found, Mapping) or set(found) != set(right):
+        if not isinstance(found, Mapping):
+            return "wrong type", f"Your function returned {_shown(found)}; a dictionary is wanted."
+        if set(found) != set(right):
             return "wrong type", f"A dictionary with other keys is wanted; got {_shown(found)}."
         return _first(difference(found[k], right[k], tolerance, strict) for k in right)
     if isinstance(right, bool | str | type(None)):
@@ -491,15 +499,17 @@ class _Bounded(io.TextIOBase):
 
 @contextmanager
 def _random_state_kept() -> Iterator[None]:
-    """Leave torch's and numpy's global generators as they were."""
-    numpy_state = np.random.get_state()
+    """Leave the global generators of torch, numpy and Python as they were."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         np.random.seed(0)
+        random.seed(0)
         try:
             yield
         finally:
             np.random.set_state(numpy_state)
+            random.setstate(python_state)
 
 
 def run(check: Callable[[Attempt], None], attempt: Attempt) -> tuple[Stop | None, str, float]:

@@ -150,6 +150,7 @@ def log_likelihood_estimate(attempt: Attempt) -> None:
         ("six images, four draws", log_w, 1e-6),
         ("three images, fifty draws", 3 * attempt.normal(3, 50), 1e-6),
         ("log weights around -2000", log_w - 2000, 1e-6),
+        ("images from -2000 to 0", log_w + torch.linspace(-2000, 0, 6).double()[:, None], 1e-6),
         ("float32", (log_w - 80).float(), 1e-5),
     ):
         _pair(attempt, where, (w,), right, means, errors, tolerance=tolerance)
@@ -258,13 +259,15 @@ def burda_active_units(attempt: Attempt) -> None:
         "inactive counted": lambda m, v: int((m.var(0) <= 0.01).sum()),
         "threshold on deviations": lambda m, v: int((m.std(0) > 0.01).sum()),
     }
-    scale = torch.tensor([1.0, 0.4, 0.06, 0.0, 0.002, 0.3, 0.7], dtype=torch.float64)
-    offset = torch.tensor([0.3, -1.0, 0.2, 2.0, 0.0, 0.0, 0.1], dtype=torch.float64)
-    mu = offset + scale * attempt.normal(9, 7)
-    args = mu, -2 * scale.sqrt() + 0.1 * attempt.normal(9, 7)
+    # Variances of exactly scale²: one between 0.01 and 0.1, so that a wrong threshold shows.
+    scale = torch.tensor([1.0, 0.4, 0.06, 0.0, 0.002, 0.2, 0.7, 0.8], dtype=torch.float64)
+    offset = torch.tensor([0.3, -1.0, 0.2, 2.0, 0.0, 0.0, 0.1, 0.4], dtype=torch.float64)
+    noise = attempt.normal(9, 8)
+    mu = offset + scale * (noise - noise.mean(0)) / noise.std(0)
+    args = mu, -2 * scale.sqrt() + 0.1 * attempt.normal(9, 8)
     single = tuple(a.float() for a in args)
     for where, given, tolerance in (
-        ("nine images, seven units", args, 1e-6),
+        ("nine images, eight units", args, 1e-6),
         ("float32", single, 1e-5),
     ):
         _pair(attempt, where, given, right, variances, counts, tolerance=tolerance)
@@ -286,6 +289,8 @@ def burda_active_units(attempt: Attempt) -> None:
         "chunks weighted alike": "You average the mean weights of the chunks, each counted once. "
         "The chunks differ in size: every draw counts once.",
         "number of chunks": "You divide by the number of chunks. Divide by the number of draws.",
+        "size of the first chunk": "You take every chunk to be as large as the first. They "
+        "differ in size: count the draws of each.",
         "log k forgotten": "This is the logarithm of a sum of weights, not of their mean.",
         "last chunk only": "This is the bound of the last chunk: what came before it is lost.",
         "mean of logs": "This is the mean of all log weights: the ELBO.",
@@ -311,15 +316,21 @@ def streamed_bound(attempt: Attempt) -> None:
         "weighted mean of bounds": lambda c: (shares(c) * bounds(c)).sum(0),
         "chunks weighted alike": lambda c: _log_mean(bounds(c), 0),
         "number of chunks": lambda c: torch.cat(c).logsumexp(0) - math.log(len(c)),
+        "size of the first chunk": lambda c: (
+            torch.cat(c).logsumexp(0) - math.log(len(c) * len(c[0]))
+        ),
         "log k forgotten": lambda c: torch.cat(c).logsumexp(0),
         "last chunk only": lambda c: bounds(c)[-1],
         "mean of logs": lambda c: torch.cat(c).mean(0),
     }
-    chunks = [2 * attempt.normal(k, 3) - 5 for k in (4, 1, 7)]
-    attempt.value("chunks of 4, 1 and 7 draws, three images", (chunks,), right, mistakes=mistakes)
+    chunks = [2 * attempt.normal(k, 3) - 5 for k in (4, 1, 6)]
+    attempt.value("chunks of 4, 1 and 6 draws, three images", (chunks,), right, mistakes=mistakes)
     attempt.value("one chunk", (chunks[2:],), right, mistakes=mistakes)
     low = [c - 2000 for c in chunks]
     attempt.value("log weights around -2000", (low,), right, mistakes=mistakes)
+    apart = [c + torch.tensor([-2000.0, -900.0, 0.0], dtype=torch.float64) for c in chunks]
+    where = "images at -2000, -900 and 0"
+    attempt.value(where, (apart,), right, mistakes=mistakes)
     single = [c[:, :1].float() for c in chunks]
     attempt.value("one image, float32", (single,), right, tolerance=1e-5, mistakes=mistakes)
 
@@ -333,7 +344,8 @@ def streamed_bound(attempt: Attempt) -> None:
     learnt="What falls like 1/k can be extrapolated away. It is an estimate and no bound any more: "
     "print the bound beside it, as section 19.4 prints what is missing.",
     hints={
-        "plain bound": "This is the bound with all k draws: nothing has been removed from it.",
+        "plain bound": "This is the bound with all k draws: nothing has been removed from it. (The "
+        "k bounds are averaged as they are, not inside another logarithm.)",
         "exchanged": "You extrapolate towards fewer draws: the bias has doubled instead of going. "
         "The bound with more draws needs the larger factor.",
         "log k for k - 1": "With one draw left out there are k - 1 weights to average.",

@@ -322,6 +322,11 @@ BANK = {
                     torch.stack([b.mean() for b in batches]).std() / len(batches) ** 0.5
                 )
             ),
+            "within the batches only": mean_with(
+                lambda x, batches: math.sqrt(
+                    sum(b.var() * (len(b) - 1) for b in batches) / (len(x) - len(batches)) / len(x)
+                )
+            ),
             "not finite": mean_merged,
             "cancellation": mean_of_squares,
         },

@@ -295,6 +295,7 @@ BANK = {
             "2 forgotten": lambda u, s: s * torch.sqrt(-torch.log(1 - u)),
             "scale under the root": lambda u, s: torch.sqrt(-2 * s * torch.log(1 - u)),
             "scale squared": lambda u, s: s**2 * torch.sqrt(-2 * torch.log(1 - u)),
+            "scale forgotten": lambda u, s: torch.sqrt(-2 * torch.log(1 - u)),
             "not finite": lambda u, s: s * torch.sqrt(2 * torch.log(1 - u)),
             "CDF itself": lambda u, s: 1 - torch.exp(-(u**2) / (2 * s**2)),
             "density": lambda u, s: u / s**2 * torch.exp(-(u**2) / (2 * s**2)),
@@ -315,6 +316,7 @@ BANK = {
             "too narrow, and half a circle": normals_with(lambda u: torch.log(1 - u), 1, math.pi),
             # An infinite number when the uniform one is 0: gpuocean/gpuocean #37.
             "infinite at 0": normals_with(torch.log, 2, 2 * math.pi),
+            "tail cut off": normals_with(lambda u: torch.log(1 - u + 1e-6), 2, 2 * math.pi),
             "turns for radians": normals_with(lambda u: torch.log(1 - u), 2, 1),
             "same number twice": lambda u1, u2: (root(u1) * torch.cos(2 * math.pi * u2),) * 2,
             "numbers of its own": lambda u1, u2: (torch.randn_like(u1), torch.randn_like(u2)),

@@ -134,6 +134,15 @@ def traverse_loop(z, coordinate, values):
     return torch.stack(rows)
 
 
+def traverse_numbers(z, coordinate, values):
+    rows = []
+    for value in values.tolist():
+        row = z.clone()
+        row[coordinate] = value
+        rows.append(row)
+    return torch.stack(rows)
+
+
 def traverse_indexed(z, coordinate, values):
     rows = z.expand(len(values), -1).clone()
     rows[:, coordinate] = values
@@ -461,6 +470,7 @@ BANK = {
     "traverse_code": Answers(
         right={
             "loop": traverse_loop,
+            "numbers": traverse_numbers,
             "index": traverse_indexed,
             "one-hot": traverse_one_hot,
             "where": traverse_where,
@@ -474,14 +484,6 @@ BANK = {
             "off by one": lambda z, j, v: traverse_loop(z, j - 1, v),
             "changes its input": traverse_in_place,
             "wrong shape": lambda z, j, v: traverse_loop(z, j, v).T,
-            "wrong device": lambda z, j, v: torch.cat(
-                [
-                    z[:j].repeat(len(v), 1),
-                    v[:, None] + torch.zeros(len(v), 1),
-                    z[j + 1 :].repeat(len(v), 1),
-                ],
-                1,
-            ),
             # an expanded tensor has one row in memory; writing into it raises
             "raised": lambda z, j, v: z.expand(len(v), -1)[:, j].copy_(v),
         },
@@ -502,6 +504,7 @@ BANK = {
             "encoder not mapped": step_with(before=untouched, target=lambda x: (x + 1) / 2),
             "sigmoid twice": step_with(logits=torch.sigmoid),
             "mean over pixels": step_with(score=F.binary_cross_entropy_with_logits),
+            "KL averaged": step_with(kl=lambda mu, log_var: rate_of(mu, log_var).mean()),
             "summed over the batch": step_with(
                 score=lambda a, x: F.binary_cross_entropy_with_logits(a, x, reduction="sum"),
                 kl=lambda m, v: rate_of(m, v).sum(),
@@ -515,8 +518,11 @@ BANK = {
             "gradients pile up": step_with(zero=False),
             "no step": step_with(move=False),
             "graph kept": step_with(returned=lambda loss: loss),
-            "other weights": step_with(
+            "variance for deviation": step_with(
                 draw=lambda mu, log_var, noise: mu + torch.exp(log_var) * noise
+            ),
+            "other weights": step_with(
+                kl=lambda mu, log_var: 2 * rate_of(mu, log_var).sum(1).mean()
             ),
             "changes its input": step_with(before=lambda x: x.add_(1).div_(2)),
             "wrong type": step_with(returned=lambda loss: None),

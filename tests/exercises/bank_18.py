@@ -298,6 +298,11 @@ def truncate_above(n, d, threshold, generator):
     return z
 
 
+def truncate_to_zero(n, d, threshold, generator):
+    z = torch.randn(n, d, generator=generator)
+    return z * (z.abs() <= threshold)
+
+
 def truncate_global(n, d, threshold, generator):
     z = torch.randn(n, d)
     while (outside := z.abs() > threshold).any():
@@ -499,6 +504,7 @@ BANK = {
             "not truncated": lambda n, d, t, g: t * torch.randn(n, d, generator=g),
             "one side only": truncate_above,
             "redrawn once": truncate_once,
+            "set to zero": truncate_to_zero,
             "clamped": lambda n, d, t, g: torch.randn(n, d, generator=g).clamp(-t, t),
             # tensorflow/hub issue 214: a normal cut at 2, and then scaled
             "scaled": lambda n, d, t, g: t / 2 * truncate_loop(n, d, 2.0, g),
@@ -559,6 +565,7 @@ BANK = {
             ),
             "spread of one run": compare_with(half=lambda d, f: f * d.std()),
             "variance for deviation": compare_with(half=lambda d, f: f * d.var() / len(d) ** 0.5),
+            "factor forgotten": compare_with(half=lambda d, f: d.std() / len(d) ** 0.5),
             "1.96": compare_with(half=lambda d, f: 1.96 * d.std() / len(d) ** 0.5),
             "full width": compare_with(half=lambda d, f: 2 * f * d.std() / len(d) ** 0.5),
         },

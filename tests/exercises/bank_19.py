@@ -317,6 +317,9 @@ BANK = {
             ),
             "chunks weighted alike": lambda c: bounds(c).logsumexp(0) - math.log(len(c)),
             "number of chunks": lambda c: torch.cat(c).logsumexp(0) - math.log(len(c)),
+            "size of the first chunk": lambda c: (
+                torch.cat(c).logsumexp(0) - math.log(len(c) * len(c[0]))
+            ),
             "log k forgotten": lambda c: torch.cat(c).logsumexp(0),
             "last chunk only": lambda c: bounds(c)[-1],
             "mean of logs": lambda c: torch.cat(c).mean(0),

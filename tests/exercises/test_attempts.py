@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import sys
 import threading
 import time
@@ -160,8 +161,19 @@ def test_global_random_numbers_stay_as_they_were():
     expected = torch.rand(1), np.random.rand()
     torch.manual_seed(3)
     np.random.seed(3)
-    assert tried(lambda x: 2 * x + 0 * torch.randn_like(x) + 0 * np.random.rand()) is None
+    random.seed(3)
+    state = random.getstate()
+    noise = [lambda: np.random.rand(), lambda: random.random()]
+    assert tried(lambda x: 2 * x + 0 * torch.randn_like(x) + 0 * sum(f() for f in noise)) is None
     assert (torch.rand(1), np.random.rand()) == expected
+    assert random.getstate() == state
+
+
+def test_answers_that_look_at_values_are_not_said_to_be_of_the_cpu():
+    assert tried(lambda x: 2 * x if x.sum().item() < 1e9 else x * 2) is None
+    assert tried(lambda x: 2 * torch.distributions.Normal(x, torch.ones_like(x)).mean) is None
+    ones = torch.ones(3, 2, dtype=torch.float64)
+    assert hint(lambda x: x + x * (ones if x.shape == (3, 2) else 1)) == "wrong device"
 
 
 def test_inputs_depend_on_the_seed_alone():
