@@ -40,8 +40,11 @@ LECTURE = "04_gan_minimax"
         "label, given x.",
         "divided by the mixture": "Your values go up to 2: you divide by the mixture (p + q)/2, "
         "but p makes up only one half of it.",
-        "not finite": "Far out both densities round to 0 and their quotient to 0/0. The answer "
-        "depends on the difference of the logarithms alone: never leave the logarithms.",
+        "logarithm of the share": "You return log D. The arguments are logarithms, the result is "
+        "the probability itself.",
+        "not finite": "Far out both densities round to 0 and their quotient to 0/0; the ratio p/q "
+        "overflows there, and infinity/infinity is no better. The answer depends on the difference "
+        "of the logarithms alone, through a function that stays finite however large that is.",
         "a small number added": "Far out you return 0 instead of the share. Adding a small number "
         "to a denominator avoids 0/0 and puts a wrong number in its place.",
     },
@@ -55,6 +58,7 @@ def optimal_discriminator(attempt: Attempt) -> None:
         "logarithms not undone": lambda p, q: p / (p + q),
         "the density itself": lambda p, q: p.exp(),
         "divided by the mixture": lambda p, q: 2 * torch.sigmoid(p - q),
+        "logarithm of the share": lambda p, q: -softplus(q - p),
     }
 
     def right(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -95,6 +99,10 @@ def _averaged_together(real: Tensor, fake: Tensor) -> Tensor:
     return _sum_over_batch(real, fake) / (len(real) + len(fake))
 
 
+def _log_of_means(real: Tensor, fake: Tensor) -> Tensor:
+    return -(torch.sigmoid(real).mean().log() + (1 - torch.sigmoid(fake).mean()).log())
+
+
 @exercise(
     "4.2",
     see="section 4.6, equation (4.19), and (def 4.3) for the two terms",
@@ -118,6 +126,12 @@ def _averaged_together(real: Tensor, fake: Tensor) -> Tensor:
         "everything real would be perfect.",
         "reals forgotten": "Only the fakes enter your loss. A discriminator that calls everything "
         "fake would be perfect.",
+        "one outside the logarithm": "You have 1 - log D where log(1 - D) belongs: the bracket "
+        "closes too early.",
+        "logarithm of the mean": "You average D and take the logarithm of the average. (def 4.3) "
+        "has the mean outside: it averages the logarithms.",
+        "logits as probabilities": "You take the logarithm of a logit, which may be negative. It "
+        "is D = sigmoid(a) whose logarithm is wanted.",
         "not finite": "In float32 sigmoid(60) is exactly 1, log(1 - 1) is minus infinity, and "
         "exp(120) is infinite too. Rewrite the logarithm of the sigmoid with a function that "
         "avoids both.",
@@ -141,8 +155,14 @@ def gan_discriminator_loss(attempt: Attempt) -> None:
         "the value, not the loss": lambda r, f: -right(r, f),
         "fakes forgotten": lambda r, f: softplus(-r).mean(),
         "reals forgotten": lambda r, f: softplus(f).mean(),
+        "one outside the logarithm": lambda r, f: softplus(-r).mean() - 1 - softplus(-f).mean(),
+        "logarithm of the mean": _log_of_means,
     }
     args = 1 + 2 * attempt.normal(5), attempt.normal(3) - 0.5
+    args[0][-1] = -args[0][-1].abs()  # at least one whose logarithm does not exist
+    found = attempt.call("five real and three fake logits", *args)
+    undefined = isinstance(found, Tensor) and bool(found.isnan().any())
+    attempt.require(not undefined, "logits as probabilities")
     attempt.value("five real and three fake logits", args, right, mistakes=mistakes)
     attempt.gradient("five real and three fake logits", args, right, of=(0, 1), mistakes=mistakes)
     extreme = torch.tensor([-120.0, 100.0]), torch.tensor([60.0, -200.0])
@@ -171,8 +191,8 @@ def _generator_loss(fake_logits: Tensor, *, saturating: bool) -> Tensor:
     learnt="Both losses want the same and differ in the strength of the push; lectures 6 and 18 "
     "train with the non-saturating one.",
     hints={
-        "exchanged": "You have the two losses the wrong way round: saturating=True asks for the "
-        "generator's part of V.",
+        "exchanged": "This is the other one of the two losses: saturating=True asks for the "
+        "generator's part of V, log(1 - D), and saturating=False for -log D.",
         "pushes down": "Your loss has the wrong sign: descending it makes the fakes look less "
         "real. Both losses must fall when a fake logit rises.",
         "the discriminator's goal": "This is the discriminator's term for fakes: descending it "
@@ -183,6 +203,8 @@ def _generator_loss(fake_logits: Tensor, *, saturating: bool) -> Tensor:
         "with the batch.",
         "sigmoid twice": "You apply a sigmoid before a function that contains one: the logits go "
         "in as they are.",
+        "logarithm of the mean": "You average D and take the logarithm of the average. The mean "
+        "stands outside: average the logarithms.",
         "not finite": "The sigmoid rounds to exactly 0 or 1 at such logits, and its logarithm is "
         "infinite. Rewrite it so that no sigmoid is left.",
         "a small number in the logarithm": "Your loss is capped: a small number inside the "
@@ -196,6 +218,10 @@ def gan_generator_loss(attempt: Attempt) -> None:
     def right(fake_logits: Tensor, saturating: bool) -> Tensor:
         return _generator_loss(fake_logits, saturating=saturating)
 
+    def log_of_mean(fake_logits: Tensor, saturating: bool) -> Tensor:
+        d = torch.sigmoid(fake_logits).mean()
+        return (1 - d).log() if saturating else -d.log()
+
     mistakes = {
         "exchanged": lambda a, saturating: right(a, not saturating),
         "pushes down": lambda a, saturating: -right(a, saturating),
@@ -203,6 +229,7 @@ def gan_generator_loss(attempt: Attempt) -> None:
         "one outside the logarithm": lambda a, saturating: 1 + softplus(-a).mean(),
         "summed over the batch": lambda a, saturating: len(a) * right(a, saturating),
         "sigmoid twice": lambda a, saturating: right(torch.sigmoid(a), saturating),
+        "logarithm of the mean": log_of_mean,
     }
     logits = attempt.normal(5) - 0.7
     weak = torch.tensor([-40.0, -5.0, 0.0, 5.0]).double()
@@ -212,7 +239,6 @@ def gan_generator_loss(attempt: Attempt) -> None:
         attempt.value(
             f"five logits, {name}", (logits,), right, mistakes=mistakes, saturating=saturating
         )
-        attempt.gradient(f"logits from -40 to 5, {name}", (weak,), right, saturating=saturating)
         where = f"logits of -120 and 90, {name}"
         found = attempt.finite(where, extreme, saturating=saturating)
         if isinstance(found, Tensor) and found.ndim == 0:
@@ -223,6 +249,7 @@ def gan_generator_loss(attempt: Attempt) -> None:
                 f"The loss came out as {float(found):.1f}.",
             )
         attempt.value(where, (extreme,), right, tolerance=1e-5, saturating=saturating)
+        attempt.gradient(f"logits from -40 to 5, {name}", (weak,), right, saturating=saturating)
     one = torch.tensor([-0.4])
     attempt.value("one logit, float32", (one,), right, tolerance=1e-5, saturating=False)
 
@@ -263,8 +290,11 @@ def _jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
         "the probabilities: sum.",
         "value of the game": "You have the value V(G, D*), which is -log 4 at its best: read (4.8) "
         "from right to left.",
+        "not symmetric": "You compare p with q directly, KL(p||q), which is infinite where q alone "
+        "is 0. The JSD compares each of the two with their mixture.",
         "not finite": "An empty bin has p = 0, and 0 times the logarithm of 0 must count as 0 "
-        "(torch.xlogy knows that).",
+        "(torch.xlogy knows that). A bin that is empty in both has the mixture 0 as well: dividing "
+        "by it gives 0/0, which no xlogy mends.",
     },
 )
 def jensen_shannon_of_bins(attempt: Attempt) -> None:
@@ -281,6 +311,7 @@ def jensen_shannon_of_bins(attempt: Attempt) -> None:
         "not a mixture": lambda p, q: (_kl(p, p + q) + _kl(q, p + q)) / 2,
         "square root": lambda p, q: right(p, q).sqrt(),
         "no mixture": lambda p, q: (_kl(p, q) + _kl(q, p)) / 2,
+        "not symmetric": _kl,
         "arguments exchanged": lambda p, q: (_kl(mixture(p, q), p) + _kl(mixture(p, q), q)) / 2,
         "averaged over bins": lambda p, q: right(p, q) / len(p),
         "value of the game": lambda p, q: 2 * right(p, q) - math.log(4),
@@ -294,6 +325,8 @@ def jensen_shannon_of_bins(attempt: Attempt) -> None:
     attempt.answer = answer
     one = torch.tensor([1.0, 0.0]).double(), torch.tensor([0.25, 0.75]).double()
     attempt.value("a histogram with an empty bin", one, right)
+    hole = torch.tensor([0.5, 0.0, 0.5]).double(), torch.tensor([0.25, 0.0, 0.75]).double()
+    attempt.value("two histograms with the same empty bin", hole, right)
     apart = torch.tensor([0.5, 0.5, 0.0]), torch.tensor([0.0, 0.0, 1.0])
     attempt.value("two histograms that do not overlap, float32", apart, right, tolerance=1e-5)
     attempt.value("two equal histograms", (p, p), right)
@@ -362,6 +395,10 @@ def _update(
         "fakes in the loss, and is it the fakes that you detach, not their logits?",
         "sigmoid twice": "The step is that of a loss which applies the sigmoid to numbers between "
         "0 and 1. The discriminator returns logits: give them to a loss that takes logits.",
+        "climbs": "The discriminator moved the opposite way: its loss rises. An optimizer descends "
+        "what you call backward() on.",
+        "another loss": "The step is of the wrong length or in the wrong direction. Is it one "
+        "step, on the loss of exercise 4.2, on all of `real`, and on fakes made of all of `z`?",
         "halved": "The step is half as long as it should be: the loss is the sum of the two means, "
         "not their average.",
         "averaged together": "You average over real and fake examples as one batch: each of the "
@@ -372,6 +409,8 @@ def _update(
         "generator moved": "The generator's weights changed. It is the discriminator's turn.",
         "generator left frozen": "Some of the generator's parameters no longer require a gradient: "
         "it would never learn again. Cut the graph at the fakes instead, or undo the freezing.",
+        "mode changed": "One of the networks was in train mode before your call and is in eval "
+        "mode after it: its batch norm, if it has any, would no longer learn.",
         "loss after the step": "The update is right, but you return the loss of the new weights. "
         "The loss of the batch before the update is wanted: it costs no second pass.",
     },
@@ -400,6 +439,7 @@ def discriminator_step(attempt: Attempt) -> None:
         "sigmoid twice": of(_sigmoid_twice),
         "halved": of(lambda r, f: loss(r, f) / 2),
         "averaged together": of(_averaged_together),
+        "climbs": 2 * before - wanted,
     }
     first = loss(discriminator(real), discriminator(fake)).item()
     kept, old = _weights(generator), _gradients(generator)
@@ -409,9 +449,7 @@ def discriminator_step(attempt: Attempt) -> None:
     found = _weights(discriminator)
     for name, weights in mistakes.items():
         attempt.require(_close(found, wanted) or not _close(found, weights), name)
-    attempt.where = f"the discriminator's weights after one step with {where}"
-    attempt.same(found, wanted, 2e-5)
-    attempt.where = where
+    attempt.require(_close(found, wanted), "another loss")
     attempt.require(_close(_weights(generator), kept), "generator moved")
     left = _gradients(generator)
     attempt.require(
@@ -420,14 +458,15 @@ def discriminator_step(attempt: Attempt) -> None:
         f"The generator's gradients changed by up to {float((left - old).abs().max()):.2g}.",
     )
     attempt.require(all(p.requires_grad for p in generator.parameters()), "generator left frozen")
+    attempt.require(generator.training and discriminator.training, "mode changed")
     second = loss(discriminator(real), discriminator(fake)).item()
     attempt.where = f"the loss that you return, {where}"
     attempt.same(told, first, 1e-5, {"loss after the step": lambda: second})
     generator, discriminator = _players(attempt)
     optimizer = torch.optim.SGD(discriminator.parameters(), lr=rate)
-    one, z = (attempt.normal(1, 2, dtype=torch.float32) for _ in range(2))
+    one, z = attempt.normal(1, 2, dtype=torch.float32), attempt.normal(3, 2, dtype=torch.float32)
     first = loss(discriminator(one), discriminator(generator(z))).item()
-    where = "one real point and one fake"
+    where = "one real point and three fakes"
     told = attempt.call(where, generator, discriminator, optimizer, one, z)
     attempt.same(told, first, 1e-5)
 
@@ -477,6 +516,8 @@ def _game(
     generator_first: bool = False,
     at_once: bool = False,
     mixed: bool = False,
+    clear_other: bool = True,
+    d_share: float = 1.0,
 ) -> tuple[float, float]:
     """A step of both players, with the mistakes that are asked for."""
 
@@ -484,10 +525,10 @@ def _game(
         z = noise()
         fake = generator(z)
         fake = fake if leak or g_moves_in_d else fake.detach()
-        loss = non_saturating.discriminator(discriminator(real), discriminator(fake))
+        loss = d_share * non_saturating.discriminator(discriminator(real), discriminator(fake))
         if clear_d == "before":
             optimizer_d.zero_grad()
-        if g_moves_in_d or leak:
+        if clear_other and (g_moves_in_d or leak):
             optimizer_g.zero_grad()
         loss.backward()
         if not at_once:
@@ -505,7 +546,7 @@ def _game(
             optimizer_g.zero_grad()
         if at_once:
             own = [p.grad.clone() for p in discriminator.parameters()]
-        if d_moves_in_g:
+        if clear_other and d_moves_in_g:
             optimizer_d.zero_grad()
         loss.backward()
         optimizer_g.step()
@@ -528,9 +569,17 @@ def _game(
 
 _BROKEN_GAMES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("both move in both phases", {"g_moves_in_d": True, "d_moves_in_g": True}),
+    (
+        "both move in both phases",
+        {"g_moves_in_d": True, "d_moves_in_g": True, "clear_other": False},
+    ),
     ("discriminator moves twice", {"d_moves_in_g": True}),
+    ("discriminator moves twice", {"d_moves_in_g": True, "clear_other": False}),
     ("generator moves twice", {"g_moves_in_d": True}),
+    ("generator moves twice", {"g_moves_in_d": True, "clear_other": False}),
     ("leak into the generator", {"leak": True}),
+    ("leak into the generator", {"leak": True, "clear_other": False}),
+    ("halved", {"d_share": 0.5}),
     ("old gradients in the discriminator", {"clear_d": "after"}),
     ("old gradients in the discriminator", {"clear_d": "never"}),
     ("old gradients in the generator", {"clear_g": False}),
@@ -585,6 +634,10 @@ _BROKEN_GAMES: tuple[tuple[str, dict[str, Any]], ...] = (
         "gradients mixed": "Both backward() come before the first step: the second one adds to the "
         "discriminator's gradients too, and it steps on the sum. Finish one phase, its step "
         "included, before the other begins.",
+        "halved": "The discriminator's step is half as long as it should be: its loss is the sum "
+        "of the two means, as in exercise 4.2.",
+        "losses exchanged": "Both updates are right, but you return the two losses in the other "
+        "order: the discriminator's comes first.",
         "left frozen": "Parameters no longer require a gradient after your step: from the next "
         "round on that network would stand still. Undo the freezing.",
     },
@@ -614,7 +667,7 @@ def mended_gan_step(attempt: Attempt) -> None:
         attempt.same(played[i], right[i], 2e-5)
     attempt.where = f"the two losses that you return, {where}"
     for told, truth in zip(played[2], right[2], strict=True):
-        attempt.same(told, truth, 2e-5)
+        attempt.same(told, truth, 2e-5, {"losses exchanged": lambda t=truth: t[::-1]})
 
 
 # ---------------------------------------------------------------------------- 4.7
@@ -662,6 +715,14 @@ def _field(lt: Loss, lp: Loss, t: Tensor, p: Tensor, h: float, turns: bool) -> T
     return torch.linalg.eigvals(_round_matrix(lt, lp, t, p, 1.0, False) - torch.eye(2).double())
 
 
+def _cut_off(lt: Loss, lp: Loss, t: Tensor, p: Tensor, h: float, turns: bool) -> float:
+    """psi sees a new theta that was detached: the Jacobian misses what it owes to the old ones."""
+    matrix = _round_matrix(lt, lp, t, p, h, False)
+    if turns:
+        matrix[1, 0] = 0
+    return float(torch.linalg.eigvals(matrix).abs().max())
+
+
 def _quadratic(a: float, b: float, c: float, d: float, at: tuple[float, float]) -> tuple:
     """A game with its equilibrium at `at`; cubic terms change the curvature elsewhere."""
 
@@ -706,6 +767,19 @@ def _dirac(gamma: float) -> tuple:
         "two eigenvalues; the length of a deviation follows the larger one.",
         "norm, not eigenvalue": "You return the matrix norm, the growth in one round at its worst. "
         "Over many rounds it is the eigenvalue that counts.",
+        "root of the determinant": "You return the root of the determinant. That is the modulus "
+        "only while the eigenvalues are a complex pair; two real ones may differ.",
+        "smaller eigenvalue": "You return the smaller of the two moduli. After many rounds the "
+        "larger one decides.",
+        "symmetric supposed": "eigvalsh supposes a symmetric matrix and reads one half of it. This "
+        "Jacobian is not symmetric, or nothing would rotate.",
+        "maximum of complex numbers": "Complex numbers have no order, and torch refuses to take "
+        "their maximum. Which real number of each eigenvalue is wanted?",
+        "always in turns": "Your players always take turns: with alternating=False psi sees the "
+        "old theta.",
+        "new theta detached": "You cut the new theta off (detach, item, float). For psi's slope it "
+        "is a number; but it depends on both old numbers, and the Jacobian of the round must see "
+        "that.",
         "turns forgotten": "Your players always move at once: with alternating=True the second "
         "one sees what the first has done.",
         "looking ahead": "Your psi differentiates its loss through theta's move too, as if it had "
@@ -732,10 +806,29 @@ def round_growth(attempt: Attempt) -> None:
         "norm, not eigenvalue": lambda *game: float(
             torch.linalg.matrix_norm(_round_matrix(*game), 2)
         ),
+        "root of the determinant": lambda *game: determinant(*game) ** 0.5,
+        "smaller eigenvalue": lambda *game: float(
+            torch.linalg.eigvals(_round_matrix(*game)).abs().min()
+        ),
+        "symmetric supposed": lambda *game: float(
+            torch.linalg.eigvalsh(_round_matrix(*game)).abs().max()
+        ),
         "turns forgotten": lambda *game: _growth(*game[:-1], False),
+        "always in turns": lambda *game: _growth(*game[:-1], True),
+        "new theta detached": _cut_off,
         "looking ahead": _looking_ahead,
         "at the origin": origin,
     }
+    answer = attempt.answer
+
+    def told(*game: Any) -> Any:
+        try:
+            return answer(*game)
+        except NotImplementedError as error:  # torch's own, not that of a stub
+            attempt.require("Complex" not in str(error), "maximum of complex numbers")
+            raise
+
+    attempt.answer = told
     shift = 0.1 * attempt.uniform(4)
     sizes = [float(s) + x for s, x in zip(shift, (0.5, 1.3, 0.9, -0.4), strict=True)]
     game = _quadratic(*sizes, at=(0.7, -0.4))

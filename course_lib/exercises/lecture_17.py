@@ -40,8 +40,13 @@ LECTURE = "17_measuring_generators"
         "and the mean is over images only.",
         "softmax again": "Your value is that of probs.softmax(1). The rows are probabilities "
         "already: a second softmax makes them nearly uniform.",
+        "mean over the wrong axis": "You average each row over the classes, which gives 1/k "
+        "always. p(y) is the mean over the images.",
+        "entropies exchanged": "Your score is one divided by the score: which of the two entropies "
+        "is subtracted from which?",
         "not finite": "A sure classifier returns exact zeros, and 0 log 0 is 0 here. In floating "
-        "point 0 · log 0 is 0 · (-infinity), that is NaN.",
+        "point 0 · log 0 is 0 · (-infinity), that is NaN. For a class that no image shows p(y) is "
+        "0 too, and p(y|x) / p(y) is 0/0: take the two logarithms apart.",
     },
 )
 def inception_score(attempt: Attempt) -> None:
@@ -57,6 +62,10 @@ def inception_score(attempt: Attempt) -> None:
         "classes of the whole set only": lambda p: torch.special.entr(p.mean(0)).sum().exp(),
         "averaged over classes": lambda p: (each(p).mean() / p.shape[1]).exp(),
         "softmax again": lambda p: each(p.softmax(1)).mean().exp(),
+        "mean over the wrong axis": lambda p: (
+            (p * (p / p.mean(1, keepdim=True)).log()).sum(1).mean().exp()
+        ),
+        "entropies exchanged": lambda p: (-each(p).mean()).exp(),
     }
 
     def right(p: Tensor) -> float:
@@ -108,6 +117,9 @@ def _with_overlap(overlap: float | Tensor, a: tuple, b: tuple, factor: float = 2
         "diagonal says how features vary together, and counts as well.",
         "routine for symmetric matrices": "AB is not symmetric, although A and B are. eigvalsh and "
         "eigh read one half of a matrix and silently suppose that the other is its mirror image.",
+        "singular values of the product": "You sum the roots of the singular values of AB. In "
+        "(17.9) stand the singular values of a product of *roots*, or the eigenvalues of AB; AB is "
+        "not symmetric, so that its singular values are others.",
         "complex": "Your result is a complex number. Rounding turned eigenvalues that should be 0 "
         "slightly negative (or the routine returns complex numbers always); a squared distance is "
         "real.",
@@ -151,6 +163,9 @@ def gaussian_frechet(attempt: Attempt) -> None:
         "routine for symmetric matrices": parts(
             lambda a, b: torch.linalg.eigvalsh(a @ b).clamp(min=0).sqrt().sum()
         ),
+        "singular values of the product": parts(
+            lambda a, b: torch.linalg.svdvals(a @ b).sqrt().sum()
+        ),
         "something added to the diagonal": parts(
             lambda a, b: overlap(*(c + 1e-6 * torch.eye(len(c)).to(c) for c in (a, b)))
         ),
@@ -187,7 +202,8 @@ def _measured(network: nn.Module, images: Tensor, batch: int | None, train: bool
 
 @exercise(
     "17.3",
-    see="section 17.2, definition (17.1): a score is a network, a number of images and a formula",
+    see="the documentation of torch.nn.BatchNorm1d (its two modes) and lecture 6, section 7 (what "
+    "batch norm does to a whole batch); here section 17.2, definition (17.1), for what a judge is",
     learnt="A judge must be the same for everybody: eval mode, one range, every image once. "
     "metrics.FeatureNetwork sees to that for the scores of lectures 17 and 18.",
     hints={
@@ -203,6 +219,11 @@ def _measured(network: nn.Module, images: Tensor, batch: int | None, train: bool
         "trained on [0, 1]: everything it sees is too dark.",
         "range mapped wrongly": "You map [-1, 1] to something else than [0, 1]. Where should -1 "
         "go, and where 1?",
+        "stretched": "You stretch each batch by its own smallest and largest value, so that an "
+        "image is again judged by its company. The range [-1, 1] is given: map it, whatever is in "
+        "the batch.",
+        "left frozen": "The network's parameters no longer require a gradient after your call: "
+        "nobody could go on training it.",
         "last batch dropped": "Rows are missing: the last, smaller batch was left out. The score "
         "would be one of fewer images than it says.",
         "all at once": "You hand the network more images at a time than batch_size. Fifty thousand "
@@ -248,12 +269,25 @@ def judge_features(attempt: Attempt) -> None:
                     attempt.require(not same, "train mode")
         moved = any(not torch.equal(v, before[k]) for k, v in net.state_dict().items())
         attempt.require(not moved, "statistics moved")
+        if len(images) > 1:
+            others = (2 * images - 1, images + 1, images / 2, images.clamp(0, 1), images.abs())
+            for shown in others:
+                seen = _measured(fresh, shown, None, train=False)
+                same = difference(found, seen, 1e-5, strict=False) is None
+                attempt.require(not same, "range mapped wrongly")
+        parts = images.split(batch_size)
         mistakes = {
             "range not mapped": lambda: _measured(fresh, images, None, train=False),
-            "range mapped wrongly": lambda: _measured(fresh, 2 * images - 1, None, train=False),
+            "stretched": lambda: torch.cat(
+                [
+                    _measured(fresh, (x - x.amin()) / (x.amax() - x.amin()), None, train=False)
+                    for x in parts
+                ]
+            ),
         }
         attempt.same(found, _measured(fresh, inside, None, train=False), 1e-5, mistakes)
         attempt.require(all(m.training == mode for m in net.modules()), "mode not given back")
+        attempt.require(all(p.requires_grad for p in net.parameters()), "left frozen")
         attempt.require(not found.requires_grad, "graph kept")
         attempt.require(
             max(sizes, default=0) <= batch_size,
@@ -280,8 +314,8 @@ def judge_features(attempt: Attempt) -> None:
         "no images at all. What is 0 for infinitely many?",
         "over the root of n": "Your line is drawn over 1/√n. That is how noise falls; the bias "
         "falls faster.",
-        "slope": "You return the slope, that is how strong the bias is. Wanted is the height at "
-        "which the line meets the axis.",
+        "slope": "You return the slope, that is how strong the bias is. Wanted is the height of "
+        "the line where n is infinite.",
         "largest sample only": "This is the distance at the largest n as it was measured, with all "
         "of its bias.",
         "average": "This is the average of the distances: that of some middle n.",
@@ -365,6 +399,10 @@ def _kernel_library(x: Tensor, y: Tensor) -> Tensor:
         "no one added": "The kernel adds 1 before the third power: without it only third moments "
         "are compared.",
         "minus sign": "This is the negative of the estimate.",
+        "each pair once": "You add up the pairs with i < j, and divide by n(n - 1) as if each pair "
+        "had come twice.",
+        "one inside the division": "You compute ((x·y + 1)/d)³. In the kernel the 1 is not divided "
+        "by d.",
         "clamped": "You cut the estimate off at 0. It is unbiased *because* it may be negative "
         "where the two laws agree.",
         "root taken": "You take a square root. The estimate is of the squared distance, and an "
@@ -392,6 +430,11 @@ def unbiased_kernel_distance(attempt: Attempt) -> None:
         ]
         return off[0] - 2 * off[1] + off[2]
 
+    def upper_only(x: Tensor, y: Tensor) -> Tensor:
+        k_x, k_xy, k_y = _kernel_sums(x, y)
+        within = [k.triu(1).sum() / (len(k) * (len(k) - 1)) for k in (k_x, k_y)]
+        return within[0] + within[1] - 2 * k_xy.mean()
+
     mistakes = {
         "diagonal kept": biased,
         "divided by n squared": over_n_squared,
@@ -399,8 +442,9 @@ def unbiased_kernel_distance(attempt: Attempt) -> None:
         "factor two forgotten": lambda x, y: _unbiased(x, y) + _kernel_sums(x, y)[1].mean(),
         "not divided by d": lambda x, y: _unbiased(x, y, scale=1.0),
         "no one added": lambda x, y: _unbiased(x, y, shift=0.0),
+        "each pair once": upper_only,
+        "one inside the division": lambda x, y: _unbiased(x, y, shift=1 / x.shape[1]),
         "minus sign": lambda x, y: -_unbiased(x, y),
-        "clamped": lambda x, y: _unbiased(x, y).clamp(min=0),
         "root taken": lambda x, y: _unbiased(x, y).sqrt(),
     }
     x, y = attempt.normal(5, 3), attempt.normal(5, 3) + 2
@@ -411,7 +455,9 @@ def unbiased_kernel_distance(attempt: Attempt) -> None:
         torch.tensor([[0.0], [2.0]], dtype=torch.float64),
         torch.tensor([[1.0], [1.0]], dtype=torch.float64),
     )
-    attempt.value("the example of the lecture", hand, _kernel_library, mistakes=mistakes)
+    # Only here is the estimate negative; elsewhere a clamped one is right.
+    clamped = {"clamped": torch.zeros((), dtype=torch.float64), **mistakes}
+    attempt.value("the example of the lecture", hand, _kernel_library, mistakes=clamped)
     attempt.gradient("five against seven", (x, more), _unbiased, of=(0, 1), mistakes=mistakes)
     small = (0.3 * x).float(), (0.3 * y).float()
     attempt.value("float32", small, _kernel_library, mistakes=mistakes, tolerance=1e-5)
@@ -462,6 +508,12 @@ def _shares(in_real: Tensor, in_fake: Tensor) -> tuple[float, float]:
         "is one among the points of the same set.",
         "average number of balls": "You average over all pairs. A point counts once, however many "
         "balls it lies in.",
+        "balls counted": "You gather along the wrong axis: your shares are of the balls that hold "
+        "some point, and wanted are those of the points that lie in some ball.",
+        "own ball": "You compare each distance with the radius of the point that is asked about. "
+        "Its own ball does not matter: the balls stand around the points of the other set.",
+        "surface counted": "A point at exactly the radius counts as inside in your answer. "
+        "Strictly smaller is wanted.",
     },
 )
 def precision_and_recall(attempt: Attempt) -> None:
@@ -484,6 +536,10 @@ def precision_and_recall(attempt: Attempt) -> None:
     def pairs(real: Tensor, fake: Tensor, k: int) -> tuple[float, float]:
         return tuple(float(c.double().mean()) for c in _counts(real, fake, k))
 
+    def balls(real: Tensor, fake: Tensor, k: int) -> tuple[float, float]:
+        in_real, in_fake = _counts(real, fake, k)
+        return float(in_real.any(1).double().mean()), float(in_fake.any(0).double().mean())
+
     mistakes = {
         "its own neighbour": lambda r, f, k: _shares(*_counts(r, f, k - 1)),
         "swapped": lambda r, f, k: _shares(*_counts(r, f, k))[::-1],
@@ -494,6 +550,8 @@ def precision_and_recall(attempt: Attempt) -> None:
         "all balls": every,
         "radius to the other set": lambda r, f, k: _shares(*_counts(r, f, k, of="other")),
         "average number of balls": pairs,
+        "balls counted": balls,
+        "own ball": lambda r, f, k: balls(r, f, k)[::-1],
     }
 
     def right(real: Tensor, fake: Tensor, k: int) -> tuple[float, float]:
@@ -506,6 +564,15 @@ def precision_and_recall(attempt: Attempt) -> None:
     attempt.value("the same with k = 1", (real, fake, 1), right)
     far = real[:9].float() + 100
     attempt.value("fakes far away", (real[:20].float(), far, 2), (0.0, 0.0))
+    # Whole numbers, whose distances are exact: the fake -1 touches a real ball, the real 3 a fake.
+    real_line = torch.tensor([[0.0], [1.0], [3.0], [7.0]], dtype=torch.float64)
+    fake_line = torch.tensor([[-1.0], [1.0], [14.0], [20.0]], dtype=torch.float64)
+    attempt.value(
+        "points on a line, some at exactly the radius",
+        (real_line, fake_line, 1),
+        right,
+        mistakes={"surface counted": (0.5, 0.75)},
+    )
     attempt.value("copies", (real[:20].float(), real[:20].float(), 2), (1.0, 1.0))
 
 
@@ -526,6 +593,10 @@ def precision_and_recall(attempt: Attempt) -> None:
         "in each window.",
         "sigma not squared": "You divide the squared distance by 2σ. What is the unit of the "
         "exponent?",
+        "sigma as a variance": "You take σ for the variance. It is the standard deviation: the "
+        "variance is σ².",
+        "a small number added": "A small number added inside the logarithm (or a clamp) puts a "
+        "floor under your density. Far from all samples the floor is what you return.",
         "half forgotten": "The exponent lacks the factor ½.",
         "no constant": "The constant of the Gaussian is missing, so that windows of different "
         "width cannot be compared.",
@@ -563,6 +634,7 @@ def parzen_log_density(attempt: Attempt) -> None:
         "number of samples forgotten": lambda s, x, sigma: right(s, x, sigma) + math.log(len(s)),
         "dimension forgotten": spoilt(constants=1),
         "sigma not squared": lambda s, x, sigma: spoilt(sigma)(s, x, sigma),
+        "sigma as a variance": lambda s, x, sigma: right(s, x, sigma**0.5),
         "half forgotten": spoilt(2.0),
         "no constant": spoilt(constants=0),
         "averaged over the test points": lambda s, x, sigma: right(s, x, sigma).mean(),
@@ -571,7 +643,11 @@ def parzen_log_density(attempt: Attempt) -> None:
     attempt.value("six samples, three points", (s, x, 0.7), right, mistakes=mistakes)
     attempt.gradient("six samples, three points", (s, x, 0.7), right, of=(0, 1), mistakes=mistakes)
     wide = attempt.uniform(5, 784, dtype=torch.float32), attempt.uniform(2, 784).float()
-    attempt.value("784 pixels, sigma = 0.2", (*wide, 0.2), right, mistakes=mistakes, tolerance=1e-5)
+    where = "784 pixels, sigma = 0.2"
+    found, truth = attempt.finite(where, *wide, 0.2), right(*wide, 0.2)
+    if isinstance(found, Tensor) and found.shape == truth.shape:
+        attempt.require(not (found > truth + 100).all(), "a small number added")
+    attempt.value(where, (*wide, 0.2), right, mistakes=mistakes, tolerance=1e-5)
     attempt.value("one sample", (s[:1], x, 0.7), right, mistakes=mistakes)
 
 
@@ -591,6 +667,12 @@ def parzen_log_density(attempt: Attempt) -> None:
         "between the batches forgotten": "You add up the squares about the mean of each batch. The "
         "batches do not have one mean, and the spread between their means belongs to the "
         "covariance.",
+        "one side of the merge": "You move the scatter of each new batch to the common mean, and "
+        "leave that of what had been seen where it was: its mean has moved too.",
+        "count raised too early": "In the term between the means your count holds the new batch "
+        "already: m, n and m + n are those of before.",
+        "not moved back": "You measured from a point near the data, which is right, and return the "
+        "mean as seen from there.",
         "denominator n": "You divide by n. The deviations are from a mean that was fitted to the "
         "same images, and n - 1 directions are left, as in the FID.",
         "not centred": "These are second moments, about 0. A covariance is about the mean.",
@@ -623,6 +705,18 @@ def moments_in_batches(attempt: Attempt) -> None:
         centred = torch.cat([b.double() - b.double().mean(0) for b in batches])
         return centred.T @ centred / (len(centred) - 1)
 
+    def merged(batches: list[Tensor], share: Callable[[int, int], float]) -> Tensor:
+        """The covariance, with `share(n, m)` times the squared gap between the means added."""
+        count, mean, total = 0, torch.zeros(3).double(), torch.zeros(3, 3).double()
+        for batch in batches:
+            x = batch.double()
+            n, gap = len(x), x.mean(0) - mean
+            centred = x - x.mean(0)
+            between = share(count, n) if count else 0.0
+            total = total + centred.T @ centred + between * torch.outer(gap, gap)
+            mean, count = mean + gap * n / (count + n), count + n
+        return total / (count - 1)
+
     def compare(
         where: str, batches: list[Tensor], tolerance: float, named: bool = True
     ) -> tuple[Tensor, Tensor]:
@@ -634,11 +728,16 @@ def moments_in_batches(attempt: Attempt) -> None:
         of_mean = {
             "mean of batch means": lambda: torch.stack([b.double().mean(0) for b in batches]).mean(
                 0
-            )
+            ),
+            "not moved back": lambda: right[0] - rows[0],
         }
         of_cov = {
             "mean of batch covariances": lambda: covariances(batches).mean(0),
             "between the batches forgotten": lambda: scatter(batches),
+            "one side of the merge": lambda: merged(batches, lambda a, b: b * (a / (a + b)) ** 2),
+            "count raised too early": lambda: merged(
+                batches, lambda a, b: (a + b) * b / (a + 2 * b)
+            ),
             "denominator n": lambda: right[1] * (n - 1) / n,
             "not centred": lambda: rows.T @ rows / (n - 1),
         }

@@ -81,6 +81,11 @@ def d_loss_joined(real_logits, fake_logits):
     return bce_of_logits(torch.cat([real_logits, fake_logits]), labels)
 
 
+def d_loss_of_mean_probabilities(real_logits, fake_logits):
+    real, fake = torch.sigmoid(real_logits).mean(), torch.sigmoid(fake_logits).mean()
+    return -real.log() - (1 - fake).log()
+
+
 def d_loss_cpu_labels(real_logits, fake_logits):
     real = bce_of_logits(real_logits, torch.ones(len(real_logits)).to(real_logits.dtype))
     zeros = torch.zeros(len(fake_logits)).to(real_logits.dtype)
@@ -116,8 +121,13 @@ def g_loss_naive(fake_logits, saturating):
 def g_loss_with_epsilon(fake_logits, saturating):
     # archsyscall/GANs-TensorFlow2, issue 3, shows losses with 1e-10 inside the logarithm.
     d = torch.sigmoid(fake_logits)
-    tiny = 1e-10 if d.dtype == torch.float32 else 0.0
+    tiny = 1e-10
     return torch.log(1 - d + tiny).mean() if saturating else -torch.log(d + tiny).mean()
+
+
+def g_loss_of_mean_probability(fake_logits, saturating):
+    d = torch.sigmoid(fake_logits).mean()
+    return torch.log(1 - d) if saturating else -torch.log(d)
 
 
 def g_loss_bracket(fake_logits, saturating):
@@ -146,13 +156,16 @@ def jsd_by_entropies(p, q):
 
 
 def jsd_by_kl_div(p, q):
+    seen = p + q > 0
+    p, q = p[seen], q[seen]
     m = ((p + q) / 2).log()
     return (F.kl_div(m, p, reduction="sum") + F.kl_div(m, q, reduction="sum")) / 2
 
 
-def jsd_naive(p, q):
+def jsd_divides_by_the_mixture(p, q):
+    # xlogy for the empty bins of one histogram, and 0/0 where both are empty
     m = (p + q) / 2
-    return ((p * (p / m).log()).sum() + (q * (q / m).log()).sum()) / 2
+    return (torch.xlogy(p, p / m) + torch.xlogy(q, q / m)).sum() / 2
 
 
 def jsd_of_kl_div_exchanged(p, q):
@@ -269,6 +282,30 @@ def step_moves_both(generator, discriminator, optimizer, real, z):
     optimizer.step()
     torch.optim.SGD(generator.parameters(), lr=0.1).step()
     return loss.item()
+
+
+def step_uphill(generator, discriminator, optimizer, real, z):
+    loss = d_loss_of_labels(discriminator(real), discriminator(generator(z).detach()))
+    optimizer.zero_grad()
+    (-loss).backward()
+    optimizer.step()
+    return loss.item()
+
+
+def step_for_each_half(generator, discriminator, optimizer, real, z):
+    losses_of_halves = []
+    for examples, sign in ((real, -1), (generator(z).detach(), 1)):
+        loss = F.softplus(sign * discriminator(examples)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses_of_halves.append(loss.item())
+    return sum(losses_of_halves)
+
+
+def step_leaves_eval_mode(generator, discriminator, optimizer, real, z):
+    generator.eval()
+    return step_with_detach(generator, discriminator, optimizer, real, z)
 
 
 def step_tells_later_loss(generator, discriminator, optimizer, real, z):
@@ -434,6 +471,19 @@ def game_with(fake_logits_of=None, generator_loss=None):
     return step
 
 
+def game_half_as_fast(generator, discriminator, optimizer_g, optimizer_d, real, noise):
+    fake = generator(noise()).detach()
+    d_loss = d_loss_of_labels(discriminator(real), discriminator(fake)) / 2
+    optimizer_d.zero_grad()
+    d_loss.backward()
+    optimizer_d.step()
+    g_loss = F.softplus(-discriminator(generator(noise()))).mean()
+    optimizer_g.zero_grad()
+    g_loss.backward()
+    optimizer_g.step()
+    return d_loss.item(), g_loss.item()
+
+
 def game_draws_once(generator, discriminator, optimizer_g, optimizer_d, real, noise):
     fake = generator(noise())
     d_loss = d_loss_of_labels(discriminator(real), discriminator(fake.detach()))
@@ -562,6 +612,32 @@ def growth_looking_ahead(lt, lp, theta, psi, step, alternating):
     return torch.linalg.eigvals(matrix).abs().max().item()
 
 
+def growth_with(number):
+    """By jacrev, as hint 1 proposes, and another number made of the matrix."""
+
+    def growth(lt, lp, theta, psi, step, alternating):
+        def play(state):
+            t, p = state.unbind()
+            moved = t - step * torch.func.grad(lt, 0)(t, p)
+            seen = moved if alternating else t
+            return torch.stack([moved, p - step * torch.func.grad(lp, 1)(seen, p)])
+
+        return number(torch.func.jacrev(play)(torch.stack([theta, psi])))
+
+    return growth
+
+
+def growth_with_detach(lt, lp, theta, psi, step, alternating):
+    def play(state):
+        t, p = state.unbind()
+        moved = t - step * torch.func.grad(lt, 0)(t, p)
+        seen = moved.detach() if alternating else t
+        return torch.stack([moved, p - step * torch.func.grad(lp, 1)(seen, p)])
+
+    matrix = torch.func.jacrev(play)(torch.stack([theta, psi]))
+    return torch.linalg.eigvals(matrix).abs().max().item()
+
+
 def field_of(lt, lp, theta, psi):
     rows = second_derivatives(lt, lp, theta, psi)
     return -torch.stack([torch.stack(row) for row in rows])
@@ -582,6 +658,7 @@ BANK = {
             "logarithms not undone": lambda p, q: p / (p + q),
             "the density itself": lambda p, q: p.exp(),
             "divided by the mixture": lambda p, q: p.exp() / ((p.exp() + q.exp()) / 2),
+            "logarithm of the share": lambda p, q: F.logsigmoid(p - q),
             "not finite": share_of_densities,
             "a small number added": share_with_epsilon,
         },
@@ -604,6 +681,11 @@ BANK = {
             ),
             "fakes forgotten": lambda r, f: -F.logsigmoid(r).mean(),
             "reals forgotten": lambda r, f: -F.logsigmoid(-f).mean(),
+            "one outside the logarithm": lambda r, f: (
+                -F.logsigmoid(r).mean() - (1 - F.logsigmoid(f)).mean()
+            ),
+            "logarithm of the mean": d_loss_of_mean_probabilities,
+            "logits as probabilities": lambda r, f: -(r.log().mean() + (1 - f).log().mean()),
             "not finite": d_loss_naive,
             "a small number in the logarithm": d_loss_with_epsilon,
             "cut off at 100": d_loss_of_probabilities,
@@ -630,6 +712,7 @@ BANK = {
             "one outside the logarithm": g_loss_bracket,
             "summed over the batch": lambda a, saturating: len(a) * g_loss_softplus(a, saturating),
             "sigmoid twice": lambda a, saturating: g_loss_of_labels(torch.sigmoid(a), saturating),
+            "logarithm of the mean": g_loss_of_mean_probability,
             "not finite": g_loss_naive,
             "a small number in the logarithm": g_loss_with_epsilon,
             "no gradient": lambda a, saturating: g_loss_softplus(a.detach(), saturating),
@@ -639,7 +722,7 @@ BANK = {
         right={
             "loop": jsd_by_loop,
             "entropies": jsd_by_entropies,
-            "kl_div": lambda p, q: jsd_by_kl_div(p, q).nan_to_num(),
+            "kl_div": jsd_by_kl_div,
             "xlogy": lambda p, q: (
                 (
                     torch.xlogy(p, 2 * p / (p + q).clamp(min=1e-30))
@@ -663,7 +746,8 @@ BANK = {
             "value of the game": lambda p, q: (
                 (p * (p / (p + q)).log()).sum() + (q * (q / (p + q)).log()).sum()
             ),
-            "not finite": jsd_naive,
+            "not symmetric": lambda p, q: torch.xlogy(p, p / q).sum(),
+            "not finite": jsd_divides_by_the_mixture,
             "no gradient": lambda p, q: jsd_by_entropies(p.detach(), q.detach()),
         },
     ),
@@ -680,6 +764,9 @@ BANK = {
             "labels swapped": step_of(d_loss_flipped),
             "fakes teach nothing": step_detaches_logits,
             "sigmoid twice": step_of(d_loss_sigmoid_twice),
+            "climbs": step_uphill,
+            "another loss": step_for_each_half,
+            "mode changed": step_leaves_eval_mode,
             "halved": step_of(lambda r, f: d_loss_of_labels(r, f) / 2),
             "averaged together": step_of(d_loss_joined),
             "gradient in the generator": step_forgets_detach,
@@ -711,6 +798,8 @@ BANK = {
             "generator first": game_generator_first,
             "both at once": game_at_once,
             "gradients mixed": game_mixed,
+            "halved": game_half_as_fast,
+            "losses exchanged": lambda *args: game(*args)[::-1],
             "left frozen": lambda *args: game_frozen(*args, undo=False),
         },
     ),
@@ -736,6 +825,13 @@ BANK = {
             "norm, not eigenvalue": lambda *args: (
                 torch.linalg.svdvals(matrix_of_round(*args)).max().item()
             ),
+            "root of the determinant": growth_with(lambda m: torch.linalg.det(m).abs().sqrt()),
+            "smaller eigenvalue": growth_with(lambda m: torch.linalg.eigvals(m).abs().min()),
+            "symmetric supposed": growth_with(lambda m: torch.linalg.eigvalsh(m).abs().max()),
+            # torch: "max_all" not implemented for 'ComplexDouble', a NotImplementedError
+            "maximum of complex numbers": growth_with(lambda m: torch.linalg.eigvals(m).max()),
+            "always in turns": lambda *args: growth_by_matrices(*args[:-1], True),
+            "new theta detached": growth_with_detach,
             "turns forgotten": lambda *args: growth_by_matrices(*args[:-1], False),
             "looking ahead": growth_looking_ahead,
             "at the origin": lambda lt, lp, t, p, *rest: growth_by_matrices(

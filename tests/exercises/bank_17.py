@@ -39,10 +39,10 @@ def score_with_epsilon(probs):
     return float(np.exp(kl.sum(1).mean()))
 
 
-def score_as_first_published(probs):
-    # openai/improved-gan issue 29: the logarithms as they come give NaN for exact zeros
-    kl = probs * (torch.log(probs) - torch.log(probs.mean(0, keepdim=True)))
-    return kl.sum(1).mean().exp()
+def score_by_ratio(probs):
+    # openai/improved-gan issue 29 has NaN for exact zeros; xlogy mends those of the rows, and
+    # leaves 0/0 for a class that no image shows.
+    return torch.xlogy(probs, probs / probs.mean(0)).sum(1).mean().exp()
 
 
 # ---------------------------------------------------------------------------- 17.2
@@ -163,6 +163,17 @@ def judge_signed(network, images, batch_size):
     return judge_with_flag(network, 4 * images - 3, batch_size)
 
 
+def judge_stretched(network, images, batch_size):
+    parts = images.split(batch_size)
+    unit = torch.cat([(x - x.min()) / (x.max() - x.min()) for x in parts])
+    return judge_with_flag(network, 2 * unit - 1, batch_size)
+
+
+def judge_frozen(network, images, batch_size):
+    network.requires_grad_(False)
+    return judge_with_flag(network, images, batch_size)
+
+
 def judge_whole_batches(network, images, batch_size):
     n = len(images) // batch_size * batch_size
     return judge_with_flag(network, images[:n], batch_size)
@@ -273,6 +284,13 @@ def mmd_over_n_squared(x, y):
     return off_diagonal(_kernel(x, x)) - 2 * _kernel(x, y).mean() + off_diagonal(_kernel(y, y))
 
 
+def mmd_by_half(x, y):
+    def upper(k):
+        return k.triu(diagonal=1).sum() / (len(k) * (len(k) - 1))
+
+    return upper(_kernel(x, x)) - 2 * _kernel(x, y).mean() + upper(_kernel(y, y))
+
+
 def mmd_without_pairs_across(x, y):
     def off_diagonal(k):
         return (k.sum() - k.diagonal().sum()) / (k.shape[0] * (k.shape[1] - 1))
@@ -349,6 +367,26 @@ def pr_nearest(real, fake, k):
     return precision, (to_fake.values < radius_fake[to_fake.indices]).double().mean()
 
 
+def pr_of_balls(real, fake, k):
+    radius_real = torch.cdist(real, real).kthvalue(k + 1, dim=1).values
+    radius_fake = torch.cdist(fake, fake).kthvalue(k + 1, dim=1).values
+    between = torch.cdist(real, fake)
+    first = (between < radius_real[:, None]).any(1).double().mean()
+    return first, (between < radius_fake[None]).any(0).double().mean()
+
+
+def pr_own_balls(real, fake, k):
+    return pr_of_balls(real, fake, k)[::-1]
+
+
+def pr_with_surface(real, fake, k):
+    radius_real = torch.cdist(real, real).kthvalue(k + 1, dim=1).values
+    radius_fake = torch.cdist(fake, fake).kthvalue(k + 1, dim=1).values
+    between = torch.cdist(real, fake)
+    precision = (between <= radius_real[:, None]).any(0).double().mean()
+    return precision, (between <= radius_fake[None]).any(1).double().mean()
+
+
 def pr_across(real, fake, k):
     between = torch.cdist(real, fake)
     radius_real = between.kthvalue(k, dim=1).values
@@ -393,6 +431,11 @@ def parzen_naive(samples, x, sigma):
     return density.log()
 
 
+def parzen_with_epsilon(samples, x, sigma):
+    log_density = Independent(Normal(samples, sigma), 1).log_prob(x[:, None])
+    return (log_density.exp().mean(1) + 1e-30).log()
+
+
 def parzen_wrong(exponent=None, copies=None, forget_n=False):
     def value(samples, x, sigma):
         n, d = samples.shape
@@ -406,6 +449,30 @@ def parzen_wrong(exponent=None, copies=None, forget_n=False):
 
 
 # ---------------------------------------------------------------------------- 17.8
+
+
+def moments_half_merged(batches):
+    count, mean, scatter = 0, 0.0, 0.0
+    for batch in batches:
+        b = batch.double()
+        n, m = len(b), b.mean(0)
+        mean = (count * mean + n * m) / (count + n)
+        scatter = scatter + (b - m).T @ (b - m) + (n * torch.outer(m - mean, m - mean))
+        count += n
+    return mean, scatter / (count - 1)
+
+
+def moments_counted_too_early(batches):
+    count, mean, scatter = 0, 0.0, 0.0
+    for batch in batches:
+        b = batch.double()
+        n, m = len(b), b.mean(0)
+        gap, first = m - mean, count == 0
+        mean = mean + gap * n / (count + n)
+        count += n
+        share = 0 if first else count * n / (count + n)
+        scatter = scatter + (b - m).T @ (b - m) + share * torch.outer(gap, gap)
+    return mean, scatter / (count - 1)
 
 
 def moments_two_passes(batches):
@@ -449,6 +516,12 @@ def moments_from_the_first_row(batches):
         count, first, second = count + len(z), first + z.sum(0), second + z.T @ z
     mean = first / count
     return origin + mean, (second - count * torch.outer(mean, mean)) / (count - 1)
+
+
+def moments_left_there(batches):
+    origin = batches[0][0].double()
+    mean, covariance = moments_from_the_first_row(batches)
+    return mean - origin, covariance
 
 
 def moments_raw(batches):
@@ -533,7 +606,13 @@ BANK = {
             "classes of the whole set only": lambda p: Categorical(probs=p.mean(0)).entropy().exp(),
             "averaged over classes": lambda p: torch.xlogy(p, p / p.mean(0)).mean().exp(),
             "softmax again": lambda p: score_by_entropies(torch.softmax(p, 1)),
-            "not finite": score_as_first_published,
+            "mean over the wrong axis": lambda p: (
+                (torch.special.entr(p.mean(1)) * p.shape[1] - torch.special.entr(p).sum(1))
+                .mean()
+                .exp()
+            ),
+            "entropies exchanged": lambda p: 1 / score_by_entropies(p),
+            "not finite": score_by_ratio,
         },
     ),
     "gaussian_frechet": Answers(
@@ -560,6 +639,9 @@ BANK = {
             "routine for symmetric matrices": frechet_with(
                 lambda a, b: torch.linalg.eigvalsh(a @ b).clamp(min=0).sqrt().sum()
             ),
+            "singular values of the product": frechet_with(
+                lambda a, b: torch.linalg.svd(a @ b)[1].sqrt().sum()
+            ),
             # bioinf-jku/TTUR issue 4, mseitzer/pytorch-fid issue 13: complex numbers, and NaN
             "complex": frechet_with(lambda a, b: torch.linalg.eigvals(a @ b).sqrt().sum()),
             "something added to the diagonal": frechet_with_offset,
@@ -578,6 +660,8 @@ BANK = {
             "mode not given back": judge_and_stay,
             "range not mapped": judge_raw,
             "range mapped wrongly": judge_signed,
+            "stretched": judge_stretched,
+            "left frozen": judge_frozen,
             "last batch dropped": judge_whole_batches,
             "all at once": judge_at_once,
             "graph kept": judge_with_graph,
@@ -616,6 +700,10 @@ BANK = {
             "factor two forgotten": lambda x, y: mmd_by_traces(x, y) + _kernel(x, y).mean(),
             "not divided by d": mmd_with_kernel(lambda a, b: (a @ b.T + 1) ** 3),
             "no one added": mmd_with_kernel(lambda a, b: (a @ b.T / a.shape[1]) ** 3),
+            "each pair once": mmd_by_half,
+            "one inside the division": mmd_with_kernel(
+                lambda a, b: ((a @ b.T + 1) / len(a[0])) ** 3
+            ),
             "minus sign": lambda x, y: -mmd_by_traces(x, y),
             "clamped": lambda x, y: torch.relu(mmd_by_traces(x, y)),
             "root taken": lambda x, y: mmd_by_traces(x, y).sqrt(),
@@ -641,6 +729,9 @@ BANK = {
             "all balls": pr_with(gather=torch.all),
             "radius to the other set": pr_across,
             "average number of balls": pr_with(gather=lambda hits, axis: hits.double().mean(axis)),
+            "balls counted": pr_of_balls,
+            "own ball": pr_own_balls,
+            "surface counted": pr_with_surface,
         },
     ),
     "parzen_log_density": Answers(
@@ -656,6 +747,8 @@ BANK = {
             "number of samples forgotten": parzen_wrong(forget_n=True),
             "dimension forgotten": parzen_wrong(copies=1),
             "sigma not squared": parzen_wrong(lambda squared, sigma: -squared / (2 * sigma)),
+            "sigma as a variance": lambda s, x, sigma: parzen_direct(s, x, math.sqrt(sigma)),
+            "a small number added": parzen_with_epsilon,
             "half forgotten": parzen_wrong(lambda squared, sigma: -squared / sigma**2),
             "no constant": parzen_wrong(copies=0),
             "averaged over the test points": lambda *args: parzen_direct(*args).mean(),
@@ -674,6 +767,9 @@ BANK = {
             "mean of batch means": moments_of_batches,
             "mean of batch covariances": moments_with_mean_covariance,
             "between the batches forgotten": moments_within,
+            "one side of the merge": moments_half_merged,
+            "count raised too early": moments_counted_too_early,
+            "not moved back": moments_left_there,
             "denominator n": moments_population,
             "not centred": moments_about_zero,
             "wrong shape": moments_of_rows,
