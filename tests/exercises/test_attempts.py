@@ -104,6 +104,14 @@ def test_what_the_check_itself_cannot_digest_is_not_the_answers_error():
     assert printed == ""
 
 
+def test_a_stub_is_told_from_what_torch_has_not_implemented():
+    def stub(x):
+        raise NotImplementedError
+
+    assert tried(stub).state == "unattempted"
+    assert hint(lambda x: (2 * x).to(torch.complex128).max().real) == "raised"
+
+
 def test_warnings_do_not_look_like_output():
     def warns(x):
         warnings.warn("deprecated", stacklevel=1)
