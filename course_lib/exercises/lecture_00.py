@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import probability
-from course_lib.exercises.attempts import Attempt
+from course_lib.exercises.attempts import Attempt, difference
 from course_lib.exercises.registry import exercise
 from course_lib.models.article import SamePadConv2d
 
@@ -38,10 +38,6 @@ def _words(
     return said, f"{sum(said[k] == right[k] for k in right)} of {len(right)} are right."
 
 
-OTHER_ENTRIES = "The keys are those of the table, each once: nothing left out, nothing added."
-OTHER_WORDS = "Answer with the words of the list in the statement, spelt as there."
-
-
 # ---------------------------------------------------------------------------- 0.1
 
 
@@ -58,8 +54,10 @@ OTHER_WORDS = "Answer with the words of the list in the statement, spelt as ther
         "minus sign": "A probability is at most 1, so its logarithm cannot be positive.",
         "one coordinate": "This does not depend on k as it should: k independent coordinates must "
         "all be non-negative at once.",
-        "not finite": "Somewhere the probability itself was computed and rounded to 0. Take the "
-        "logarithm on paper, before there is a small number.",
+        "raised": "If this is a math domain error, it is log 0: the probability was computed first "
+        "and rounded to 0. Take the logarithm on paper, before there is a small number.",
+        "not finite": "Somewhere the probability itself was computed and rounded to 0. Turn the "
+        "logarithm of the product into a sum on paper.",
     },
 )
 def log10_share_of_prior(attempt: Attempt) -> None:
@@ -106,8 +104,9 @@ _FORMULAS = {
     learnt="What kind of thing is each side, which letters are bound, who minimises: these three "
     "questions find more errors than any calculation, and lectures 04 and 12 ask them throughout.",
     hints={
-        "other entries": OTHER_ENTRIES,
-        "other words": OTHER_WORDS,
+        "other entries": "The keys are the letters of the table, each once: nothing left out, "
+        "nothing added.",
+        "other words": "Answer with the words of the list in the statement, spelt as there.",
         "kinds not compared": "Read (a) and (g) again, and write below each side, or each "
         "argument, what kind of thing it is: an image, a vector, a number, a distribution.",
         "what sums to one": "Read (b) again. Both sides are numbers, so no kind is wrong. Add up "
@@ -174,6 +173,7 @@ def _shapes(
     up: Callable[[int, int, int], int] = lambda n, k, s: n * s,
     infer: bool = True,
     first: bool = False,
+    square: bool = False,
 ) -> list[tuple[int, ...]]:
     """Shapes after each layer; the options are what students do instead."""
     found = []
@@ -188,7 +188,8 @@ def _shapes(
         else:
             channels, kernel, stride = numbers
             size = down if kind == "conv" else up
-            shape = (shape[0], *(size(n, kernel, stride) for n in shape[1:3]), channels)
+            sides = (shape[1],) * 2 if square else shape[1:3]
+            shape = (shape[0], *(size(n, kernel, stride) for n in sides), channels)
         found.append(shape)
     if first:
         return [(s[0], s[3], s[1], s[2]) if len(s) == 4 else s for s in found]
@@ -209,6 +210,9 @@ def _shapes(
         'padding. With "same" they undo the shape of the convolution exactly.',
         "batch kept": "Your reshape keeps the number of images, whatever the layer before it made. "
         "The article writes -1 there: count the numbers before and after.",
+        "minus one kept": "Your reshape returns the -1 itself. It stands for a number: the count "
+        "before the reshape, divided by the product of the sizes that it names.",
+        "height for both": "Your maps are square whatever comes in. Height and width may differ.",
         "channels first": "Your maps have the channels first, as in PyTorch. The article is in "
         "TensorFlow: [batch, height, width, channels].",
         "last shape only": "You return the last shape. One shape per layer is wanted.",
@@ -219,6 +223,12 @@ def _shapes(
 )
 def article_shapes(attempt: Attempt) -> None:
     """The output shape of every printed layer."""
+
+    def minus_one(shape: tuple[int, ...], layers: list[Layer]) -> list[tuple[int, ...]]:
+        start = next((i for i, layer in enumerate(layers) if layer[0] == "reshape"), len(layers))
+        found = _shapes(shape, layers)
+        return found[:start] + [(-1, *sizes) for _, *sizes in found[start:]]
+
     mistakes = {
         "rounded down": lambda s, p: _shapes(s, p, down=lambda n, k, s: n // s),
         "transposed without padding": lambda s, p: _shapes(
@@ -227,6 +237,8 @@ def article_shapes(attempt: Attempt) -> None:
         "valid padding": lambda s, p: _shapes(
             s, p, lambda n, k, s: (n - k) // s + 1, lambda n, k, s: (n - 1) * s + k
         ),
+        "minus one kept": minus_one,
+        "height for both": lambda s, p: _shapes(s, p, square=True),
         "batch kept": lambda s, p: _shapes(s, p, infer=False),
         "channels first": lambda s, p: _shapes(s, p, first=True),
         "last shape only": lambda s, p: _shapes(s, p)[-1],
@@ -265,6 +277,18 @@ def _draw(mu: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
         "and the noise that you were given is not used.",
         "variance for deviation": "You multiply the noise by exp(log_var). That is the variance; a "
         "draw needs the standard deviation.",
+        "noise of its own": "Two calls with the same arguments differ: use the `noise` that you "
+        "are given, and draw none yourself.",
+        "draw cut off": "z is cut off from mu and log_var (.detach(), .data, torch.no_grad()): the "
+        "encoder would hear of the KL alone, (12.20).",
+        "error summed over the batch": "Your error is summed over the images of the batch, the KL "
+        "is averaged over them: that divides beta by the size of the batch.",
+        "KL summed over the batch": "Your KL is summed over the images of the batch, the error is "
+        "averaged over them: that multiplies beta by the size of the batch.",
+        "half of the KL forgotten": "Your KL is twice the right one: (12.23) has a 1/2.",
+        "beta forgotten": "Your loss does not depend on beta.",
+        "norm not squared": "You take the length of the error, and the article its square.",
+        "wrong shape": "One number for the batch is wanted: the mean over the images.",
         "order": "Your KL has the prior first, as the article's. The average must be over the "
         "code's distribution.",
         "mean over pixels": "Your error is a mean over pixels beside a KL that is a sum over "
@@ -305,6 +329,18 @@ def mended_article_loss(attempt: Attempt) -> None:
             b * _squares(x, d(_draw(m, v, e))) + kl(m, v)
         ).mean(),
         "minus sign": lambda x, m, v, d, e, b: right(x, m, v, d, e, -b),
+        "draw cut off": lambda x, m, v, d, e, b: (
+            _squares(x, d(_draw(m, v, e).detach())) + b * kl(m, v)
+        ).mean(),
+        "error summed over the batch": lambda x, m, v, d, e, b: (
+            len(x) * right(x, m, v, d, e, b / len(x))
+        ),
+        "KL summed over the batch": lambda x, m, v, d, e, b: right(x, m, v, d, e, b * len(x)),
+        "half of the KL forgotten": lambda x, m, v, d, e, b: right(x, m, v, d, e, 2 * b),
+        "beta forgotten": lambda x, m, v, d, e, b: right(x, m, v, d, e, 1.0),
+        "norm not squared": lambda x, m, v, d, e, b: (
+            _squares(x, d(_draw(m, v, e))).sqrt() + b * kl(m, v)
+        ).mean(),
     }
 
     def right(x: Tensor, m: Tensor, v: Tensor, d: Callable, e: Tensor, b: float) -> Tensor:
@@ -317,7 +353,11 @@ def mended_article_loss(attempt: Attempt) -> None:
 
     x, mu, log_var, noise = (attempt.normal(5, *s) for s in ((1, 2, 4), (3,), (3,), (3,)))
     many = x, mu, log_var, decode, noise, 0.7
-    attempt.value("five images of 8 pixels, three latents", many, right, mistakes=mistakes)
+    where = "five images of 8 pixels, three latents"
+    found, again = attempt.call(where, *many), attempt.call(where, *many)
+    if difference(found, right(*many), 1e-6, strict=False):
+        attempt.require(difference(again, found, 1e-6) is None, "noise of its own")
+    attempt.value(where, many, right, mistakes=mistakes)
     attempt.gradient(
         "five images, gradient of mu and log_var", many, right, of=(1, 2), mistakes=mistakes
     )
@@ -340,8 +380,11 @@ def mended_article_loss(attempt: Attempt) -> None:
         "one image for all codes": "Different codes give the same image.",
         "codes mixed": "One image depends on the code of another. The shape is right, but numbers "
         "of different codes ended up in one map: the batch must stay the first axis throughout.",
-        "eight times the weights": "The number of images is right, but the weights are still those "
-        "of the article: the units that nobody needs are thrown away or averaged. Do without.",
+        "eight times the weights": "The number of images is right, but there are more weights than "
+        "one dense layer onto one map and one convolution need. Numbers that are thrown away or "
+        "averaged, a deeper map and further layers all cost weights: do without.",
+        "no map": "There are fewer weights than a dense layer onto `channels` times `size` by "
+        "`size` numbers has: your image is not made from that map.",
         "other range": "The article's images lie in [-1, 1], negative pixels included.",
         "other shape": "One code should give one image of one channel, twice as high and wide as "
         "the first map, whatever the three sizes are.",
@@ -349,7 +392,7 @@ def mended_article_loss(attempt: Attempt) -> None:
 )
 def mended_article_decoder(attempt: Attempt) -> None:
     """A module that makes one image of one code."""
-    for latent, channels, size in ((5, 4, 3), (3, 2 + attempt.seed, 4)):
+    for latent, channels, size in ((5, 6, 3), (3, 2 + attempt.seed, 4)):
         where = f"latent_dim = {latent}, channels = {channels}, size = {size}"
         made = attempt.call(where, latent, channels, size)
         attempt.require(isinstance(made, nn.Module), "not a module")
@@ -375,6 +418,8 @@ def mended_article_decoder(attempt: Attempt) -> None:
         attempt.require(
             count < 2 * needed, "eight times the weights", f"{count:,} weights; {needed:,} suffice."
         )
+        least = latent * channels * size**2
+        attempt.require(count > least, "no map", f"{count:,} weights; that layer has {least:,}.")
         with torch.no_grad():
             images = made(30 * attempt.normal(64, latent, dtype=torch.float32))
         low, high = images.min().item(), images.max().item()
@@ -409,8 +454,9 @@ _REFERENCES = {
     learnt="Of these thirteen entries one is right as printed, and none is cited in the article's "
     "text. A reference that nobody has opened is decoration; the lectures cite what they use.",
     hints={
-        "other entries": OTHER_ENTRIES,
-        "other words": OTHER_WORDS,
+        "other entries": "The keys are the thirteen numbers of PRINTED, as numbers (1, not '1'): "
+        "nothing left out, nothing added.",
+        "other words": 'Answer with "title", "authors", "place" or "nothing".',
         "trusts a title": "At least one title that you trust is borne by no work. Search each one "
         "in full, in quotation marks: what exists is found on arXiv, in proceedings or with a "
         "publisher; what does not is found in lists of references only.",
@@ -476,6 +522,15 @@ def _halves(n: int, k: int, s: int) -> tuple[int, int]:
         "by the kernel alone": "The number of your zeros depends on the kernel alone. That is for "
         "stride 1. With a larger one fewer are needed, and how many depends on the size: for "
         "even sizes, kernel 5 and stride 2 there are three, and padding=2 moves the image.",
+        "all zeros behind": "All your zeros stand at the bottom and on the right. They are shared "
+        "between both ends; only an odd one goes there.",
+        "height for both axes": "You put the zeros that the height needs on both axes. The width "
+        "has its own number.",
+        "axes exchanged": "The zeros of the height stand beside the width: F.pad takes those of "
+        "the last axis first.",
+        "negative zeros": "Where the stride is larger than the kernel your number of zeros is "
+        "negative, and F.pad then cuts pixels off. Put none.",
+        "border repeated": "You repeat the pixels of the border. Zeros are asked for.",
         "odd zero in front": "The number of zeros is right, but the odd one stands at the top and "
         "on the left. TensorFlow puts it at the end.",
         "no zeros": "You put no zeros at all: this is padding 'valid'.",
@@ -497,7 +552,26 @@ def tensorflow_same(attempt: Attempt) -> None:
         height, width = (n // stride for n in x.shape[2:])
         return right(x, weight, stride)[:, :, :height, :width]
 
+    def of_axes(order: tuple[int, int], mode: str = "constant") -> Callable:
+        """The right numbers of zeros, for the height and the width taken from these axes."""
+
+        def convolve(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+            zeros = [_halves(x.shape[2 + i], weight.shape[2 + i], stride) for i in order]
+            padded = nn.functional.pad(x, (*zeros[1], *zeros[0]), mode=mode)
+            return nn.functional.conv2d(padded, weight, stride=stride)
+
+        return convolve
+
+    def negative(n: int, k: int, s: int) -> tuple[int, int]:
+        total = (-(-n // s) - 1) * s + k - n
+        return total // 2, total - total // 2
+
     mistakes = {
+        "all zeros behind": _port(lambda n, k, s: (0, sum(_halves(n, k, s)))),
+        "height for both axes": of_axes((0, 0)),
+        "axes exchanged": of_axes((1, 0)),
+        "negative zeros": _port(negative),
+        "border repeated": of_axes((0, 1), "replicate"),
         "odd zero in front": _port(lambda n, k, s: _halves(n, k, s)[::-1]),
         "the same on both sides": _port(lambda n, k, s: (k // 2, k // 2)),
         "no zeros": _port(lambda n, k, s: (0, 0)),
@@ -513,6 +587,7 @@ def tensorflow_same(attempt: Attempt) -> None:
         ("7 by 10 pixels, kernel 5, stride 2", (7, 10), (5, 5), 2),
         ("7 by 9 pixels, kernel 3, stride 3", (7, 9), (3, 3), 3),
         ("9 by 9 pixels, kernel 2, stride 4", (9, 9), (2, 2), 4),
+        ("8 by 12 pixels, kernel 2, stride 4", (8, 12), (2, 2), 4),
         ("8 by 6 pixels, kernel 3 by 5, stride 2", (8, 6), (3, 5), 2),
     ):
         args = attempt.normal(2, 3, *size), attempt.normal(4, 3, *kernel), stride

@@ -56,8 +56,12 @@ def _side(
         "is cut off at both ends.",
         "stamps counted wrongly": "n stamps are n - 1 steps of the stride apart, and the last one "
         "has the width of the kernel.",
+        "n times the stride": "n times the stride is the size for some kernels alone, such as "
+        "kernel 4 with stride 2 and padding 1. Kernel and padding count.",
         "output padding forgotten": "The output padding is missing: it says which of the s "
         "possible sizes is meant.",
+        "output padding downwards": "You add the output padding to the ordinary convolution as "
+        "well. It has one size only, and nothing to choose: leave it out there.",
         "convolution for transposed": "transposed=True asks for the way up: the output is larger "
         "than the input here.",
         "always transposed": "transposed=False asks for the ordinary convolution.",
@@ -82,6 +86,7 @@ def map_side(attempt: Attempt) -> None:
         "stamps counted wrongly": lambda n, k, s, p, output_padding=0, **_: (
             n * s - 2 * p + k + output_padding
         ),
+        "n times the stride": lambda n, k, s, p, **_: n * s,
         "output padding forgotten": lambda n, k, s, p, **_: (n - 1) * s - 2 * p + k,
         "convolution for transposed": lambda n, k, s, p, **_: (n + 2 * p - k) // s + 1,
     }
@@ -93,6 +98,13 @@ def map_side(attempt: Attempt) -> None:
         mistakes=up,
         transposed=True,
         output_padding=2,
+    )
+    attempt.value(
+        "n 9, kernel 4, stride 2, padding 1, output padding 1, not transposed",
+        (9, 4, 2, 1),
+        _side,
+        mistakes={"output padding downwards": lambda *args, **_: _side(*args) + 1},
+        output_padding=1,
     )
     for n, k, s, p in ((28, 4, 2, 1), (28, 5, 2, 2), (5, 5, 1, 0), (9, 2, 4, 0), (1, 1, 1, 0)):
         case = f"n {n}, kernel {k}, stride {s}, padding {p}"
@@ -130,10 +142,12 @@ def _weights_by_hand(
     taps: int = 16,
     places: Callable[[int], int] = lambda side: 1,
     cells: int | None = None,
+    more: int = 0,
 ) -> int:
     """The count with a mistake: other numbers of biases, taps or places."""
     cells = start**2 if cells is None else cells
     total = latent_dim * widths[0] * cells + hidden_bias * widths[0] * cells + norm * widths[0]
+    total += more
     side, outs = start, [*widths[1:], channels]
     for fan_in, fan_out in zip(widths, outs, strict=True):
         side *= 2
@@ -149,6 +163,17 @@ def _weights_by_hand(
     hints={
         "bias before batch norm": "You count biases in layers that a batch norm follows. The table "
         "has none there: the batch norm would subtract them again with the mean.",
+        "bias in the linear layer": "You count a bias in the linear layer. The table has none "
+        "there: the batch norm behind it would subtract it again.",
+        "bias in the convolutions": "You count biases in convolutions that a batch norm follows. "
+        "The table has one in the last layer alone.",
+        "first batch norm forgotten": "The linear layer has a batch norm behind it as well.",
+        "batch norm per place": "You count a scale and a shift of the first batch norm for every "
+        "cell of the map. There are two numbers per channel, whatever the size of the map.",
+        "kernel of the article": "You count 5 x 5 numbers per kernel, as the article has in (6.12)."
+        " In this table they are 4 x 4.",
+        "first map counted as one row": "The smallest map is start x start cells, and you count "
+        "start of them.",
         "batch norm forgotten": "The batch norms are missing: each has a learnt scale and a learnt "
         "shift per channel.",
         "batch norm counted once": "You count one number per channel for a batch norm: there are a "
@@ -172,6 +197,16 @@ def dcgan_weight_count(attempt: Attempt) -> None:
         return lambda *args: wrong(*args, **changes)
 
     mistakes = {
+        "bias in the linear layer": lambda d, w, c, start: wrong(
+            d, w, c, start, more=w[0] * start**2
+        ),
+        "bias in the convolutions": lambda d, w, c, start: wrong(d, w, c, start, more=sum(w[1:])),
+        "first batch norm forgotten": lambda d, w, c, start: wrong(d, w, c, start, more=-2 * w[0]),
+        "batch norm per place": lambda d, w, c, start: wrong(
+            d, w, c, start, more=2 * w[0] * (start**2 - 1)
+        ),
+        "kernel of the article": with_changes(taps=25),
+        "first map counted as one row": lambda d, w, c, start: wrong(d, w, c, start, cells=start),
         "bias before batch norm": with_changes(hidden_bias=1),
         "batch norm forgotten": with_changes(norm=0),
         "batch norm counted once": with_changes(norm=1),
@@ -215,6 +250,8 @@ def dcgan_weight_count(attempt: Attempt) -> None:
         "again with the mean. The table counts none.",
         "no batch norm": "There is no learnt scale and shift: the batch norm is missing or has "
         "affine=False. With weights of size 0.02 the signal dies without it, see (6.16).",
+        "batch norm first": "The batch norm has c_in channels and stands before the convolution. "
+        "The table has it behind.",
         "batch norm at the end": "The last block has a batch norm. It would give every batch of "
         "images one brightness and contrast.",
         "no bias at the end": "The last block has no batch norm to shift its channels, and so its "
@@ -275,6 +312,7 @@ def _inner_block(
     attempt.require(rest > c_out, "no batch norm", measured)
     norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     scale, shift = (norms[0].weight, norms[0].bias) if norms else (None, None)
+    attempt.require(scale is None or len(scale) == c_out, "batch norm first", measured)
 
     def normalised(h: Tensor) -> Tensor:
         return F.batch_norm(h, None, None, scale, shift, training=True)
@@ -356,6 +394,9 @@ def _spread(weights: Tensor) -> str:
         "not the network": "Return the network that was given.",
         "a copy": "You return another network. Change the parameters of the one that was given, in "
         "place: an optimizer may hold them already.",
+        "new parameters": "You put new Parameters into the layers. Change the numbers inside the "
+        "old ones (nn.init does, or with torch.no_grad()): an optimizer that was built before "
+        "holds the old ones, and would train what no layer uses.",
         "linear layers forgotten": "The weights of the linear layer are as before.",
         "transposed convolutions forgotten": "The weights of the transposed convolution are as "
         "before: nn.ConvTranspose2d is no nn.Conv2d.",
@@ -381,11 +422,15 @@ def _spread(weights: Tensor) -> str:
 def dcgan_initialise(attempt: Attempt) -> None:
     """Initialise all layers of a network in place."""
     network = _blank_network()
+    before = list(network.parameters())
     told = attempt.call("a network of all kinds of layers", network)
     linear, norm, inner, convolution = (network[i] for i in (0, 2, 4, 5))
     if isinstance(told, nn.Module) and told is not network:
         attempt.fail("a copy")
     attempt.require(told is network, "not the network")
+    after = list(network.parameters())
+    kept = len(after) == len(before) and all(a is b for a, b in zip(before, after, strict=True))
+    attempt.require(kept, "new parameters")
     up, inner_norm = inner[0], inner[1]
 
     def untouched(layer: nn.Module) -> bool:
@@ -438,6 +483,11 @@ def dcgan_initialise(attempt: Attempt) -> None:
         "half the range": "Your pixels lie in [-0.5, 0.5]. The range of tanh is twice as wide.",
         "bytes wrap around": "You calculated in bytes: 8-bit numbers start again at 0 after 255. "
         "Make floats first.",
+        "bytes below zero": "You subtracted from bytes: there is none below 0, and they go on at "
+        "255. Make floats first.",
+        "whole numbers": "// rounds down: all that is not white becomes black.",
+        "largest of the batch": "You divide by the brightest pixel of this batch: the same image "
+        "would come out differently in another batch. White is 255, whether or not there is any.",
         "reshaped": "view and reshape keep the order of the numbers in memory and only cut it "
         "elsewhere: red, green and blue of neighbouring pixels end up in one channel. The axes "
         "must change places.",
@@ -478,6 +528,9 @@ def mended_image_batch(attempt: Attempt) -> None:
         "range [0, 1]": lambda u: right(u) / 2 + 0.5,
         "half the range": lambda u: right(u) / 2,
         "bytes wrap around": lambda u: (2 * u).permute(0, 3, 1, 2).float() / 255 - 1,
+        "bytes below zero": lambda u: (2 * u - 255).permute(0, 3, 1, 2).float() / 255,
+        "whole numbers": lambda u: 2.0 * (u // 255).permute(0, 3, 1, 2) - 1,
+        "largest of the batch": lambda u: 2 * u.permute(0, 3, 1, 2).float() / u.max() - 1,
         "reshaped": reshaped,
         "height and width exchanged": lambda u: right(u).transpose(2, 3),
         "reshaped and in [0, 1]": lambda u: reshaped(u) / 2 + 0.5,
@@ -636,6 +689,11 @@ def _inner_formula(n: int, layers: Layers) -> Tensor:
         "each axis. It takes the same number of pixels from both.",
         "padding cut once": "The padding is cut off at one end only: it takes as many pixels at "
         "the other end too.",
+        "empty": "Your map is empty. Where the padding is 0 a slice such as [padding:-padding] is "
+        "[0:0], which holds nothing: cut with the length minus the padding.",
+        "padding cut after all": "You cut off all padding after the last layer. Each layer cuts "
+        "its own, before the next one puts its stamps.",
+        "layers backwards": "The first layer of the list acts first.",
         "one axis": "You return the ways along one axis, [side]. The map has two: how do ways "
         "along the rows and ways along the columns combine?",
         "added over the axes": "You add the ways along the two axes. For each way to the row there "
@@ -663,7 +721,15 @@ def path_counts(attempt: Attempt) -> None:
         axis = _axis(n, layers)
         return axis[:, None] + axis
 
+    def cut_at_last(n: int, layers: Layers) -> Tensor:
+        cut = sum(padding for *_, padding in layers)
+        axis = _axis(n, layers, "nowhere")
+        axis = axis[cut : len(axis) - cut]
+        return torch.outer(axis, axis)
+
     mistakes = {
+        "padding cut after all": cut_at_last,
+        "layers backwards": lambda n, layers: _ways(n, layers[::-1]),
         "padding ignored": outer("nowhere"),
         "padding cut at one end": outer("back"),
         "padding cut once": outer("once"),
@@ -687,4 +753,5 @@ def path_counts(attempt: Attempt) -> None:
         made = {k: (lambda f=f, a=(n, layers): f(*a)) for k, f in mistakes.items()}
         if len(layers) == 1:
             del made["last layer only"]
+        attempt.require(not isinstance(found, Tensor) or found.numel(), "empty")
         attempt.same(found, _ways(n, layers), 1e-9, made)

@@ -35,10 +35,13 @@ LECTURE = "12_elbo"
         "minus sign": "You have the negative of the KL. A KL is never below zero; many papers "
         "print -KL because they write the ELBO.",
         "half forgotten": "Your value is twice the KL: the factor 1/2 in front of the sum.",
+        "constant forgotten": "Your value is too large by 1/2 for each latent: a code that is the "
+        "prior itself, mu = 0 and s = 1, should cost nothing.",
         "log_var taken as log s": "You square exp(log_var). log_var is log s²: its exponential is "
         "the variance already.",
         "log_var taken as the variance": "You use log_var as if it were the variance. Encoders "
         "return its logarithm, so that any real number is allowed.",
+        "wrong shape": "One KL per image is wanted, [batch]: sum over the latents, the last axis.",
         "not finite": "At log_var = -200 the exponential is rounded, to 0 or nearly so, and its "
         "logarithm is no longer what you started from: use log_var itself where a logarithm is "
         "needed.",
@@ -52,6 +55,7 @@ def kl_to_standard_normal(attempt: Attempt) -> None:
         "other direction": probability.kl_from_standard_normal,
         "minus sign": lambda m, v: -probability.kl_to_standard_normal(m, v),
         "half forgotten": lambda m, v: 2 * probability.kl_to_standard_normal(m, v),
+        "constant forgotten": lambda m, v: 0.5 * (m**2 + v.exp() - v).sum(-1),
         "log_var taken as log s": lambda m, v: 0.5 * (m**2 + (2 * v).exp() - 1 - 2 * v).sum(-1),
         "log_var taken as the variance": lambda m, v: 0.5 * (m**2 + v - 1 - v.log()).sum(-1),
     }
@@ -83,6 +87,16 @@ def kl_to_standard_normal(attempt: Attempt) -> None:
         "variance for deviation": "You multiply the noise by the variance. A standard normal "
         "number times c has standard deviation c, and exp(log_var) is s², not s.",
         "log_var for deviation": "You multiply the noise by log_var itself, which may be negative.",
+        "half of log_var": "You multiply the noise by log_var / 2. That is log s: s is its "
+        "exponential.",
+        "half of the variance": "You multiply the noise by exp(log_var) / 2. Half belongs into the "
+        "exponent: the square root of e^v is e^(v/2).",
+        "mu scaled too": "You multiply mu by s as well: only the noise is stretched, mu moves it.",
+        "noise and mu exchanged": "You multiply mu by s and add the noise: it is the noise that s "
+        "stretches.",
+        "noise subtracted": "Your z has the right law, for -noise is as likely as noise. The draw "
+        "of this course adds it, as (12.14) does, so that the same noise gives the same code.",
+        "not finite": "log_var may be negative, and then has no square root: exponentiate first.",
         "noise of its own": "Your result does not depend on the `noise` that it was given. Drawing "
         "inside hides the randomness: use the argument.",
         "mean only": "You return mu: nothing is sampled. That is right at test time only.",
@@ -98,23 +112,29 @@ def reparameterise(attempt: Attempt) -> None:
         "log_var for deviation": lambda m, v, e: m + v * e,
         "mean only": lambda m, v, e: m,
         "exponent too large": lambda m, v, e: m + (2 * v).exp() * e,
+        "half of log_var": lambda m, v, e: m + 0.5 * v * e,
+        "half of the variance": lambda m, v, e: m + 0.5 * v.exp() * e,
+        "mu scaled too": lambda m, v, e: (m + e) * (0.5 * v).exp(),
+        "noise and mu exchanged": lambda m, v, e: m * (0.5 * v).exp() + e,
+        "noise subtracted": lambda m, v, e: m - (0.5 * v).exp() * e,
     }
 
     def right(mu: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
         return mu + (0.5 * log_var).exp() * noise
 
     args = tuple(attempt.normal(4, 3) for _ in range(3))
-    found = attempt.call("four images, three latents", *args)
-    again = attempt.call("four images, three latents, other noise", *args[:2], -args[2])
-    if isinstance(found, Tensor) and isinstance(again, Tensor) and not found.equal(args[0]):
-        centred = found.shape == again.shape and torch.allclose(
-            (found + again) / 2, args[0].to(found.dtype), atol=1e-6
+    found, again, other = (
+        attempt.call(f"four images, three latents{which}", *args[:2], noise)
+        for which, noise in (
+            ("", args[2]),
+            (", a second time", args[2]),
+            (", other noise", 1 + args[2]),
         )
-        known = any(torch.allclose(found, m(*args)) for m in mistakes.values())
-        attempt.require(
-            centred or known or torch.allclose(found, right(*args)) or found.shape != args[0].shape,
-            "noise of its own",
-        )
+    )
+    if all(isinstance(x, Tensor) and x.shape == args[0].shape for x in (found, again, other)):
+        drawn = not torch.allclose(found, again, equal_nan=True)
+        deaf = torch.allclose(found, other) and not torch.allclose(found, args[0].to(found.dtype))
+        attempt.require(not drawn and not deaf, "noise of its own")
     attempt.value("four images, three latents", args, right, mistakes=mistakes)
     attempt.gradient("four images, three latents", args, right, of=(0, 1), mistakes=mistakes)
     single = tuple(x.float() for x in (args[0][:1], args[1][:1], args[2][:1]))
@@ -133,6 +153,7 @@ def reparameterise(attempt: Attempt) -> None:
     hints={
         "other direction": "This is KL(p || q). The average is over the first argument: q's "
         "covariance stands in the trace, p's is inverted.",
+        "half forgotten": "Your value is twice the KL: the factor 1/2 in front of the four terms.",
         "mean term not halved": "The factor 1/2 belongs in front of all four terms; the distance "
         "of the means stands outside of it.",
         "dimension forgotten": "Two equal Gaussians should be 0 apart, and yours are k/2: the "
@@ -141,14 +162,19 @@ def reparameterise(attempt: Attempt) -> None:
         "narrow q inside a wide p must cost something.",
         "wrong inverse": "The distance of the means is measured with the wrong covariance: the "
         "inverse in both terms is p's, since both come from log p.",
+        "inverse of q": "Your inverse is that of q's covariance, in the trace and in the distance "
+        "of the means. Both come from log p, so p's is inverted and q's stands beside it.",
+        "root of the determinants": "You take the product of the diagonal of a Cholesky factor for "
+        "the determinant. It is its square root: the logarithm counts twice.",
         "elementwise inverse": "You divide by the entries of the covariance. 1 / A and A ** -1 "
         "work entry by entry; the inverse of a matrix is something else.",
         "elementwise product": "The trace is that of a matrix product: with * in place of @, only "
         "the products of equal places are summed.",
         "only the diagonals": "You use the diagonals alone, as if the coordinates were "
         "independent. These covariances are full.",
-        "not finite": "In many dimensions a determinant leaves the range of floating point: "
-        "0.01 to the power 200 is rounded to 0. Ask for its logarithm directly.",
+        "not finite": "In many dimensions a determinant leaves the range of floating point, and so "
+        "does its root, a product of 300 small numbers: both are rounded to 0. Ask for the "
+        "logarithm directly, or add up logarithms.",
     },
 )
 def kl_full_gaussians(attempt: Attempt) -> None:
@@ -182,8 +208,15 @@ def kl_full_gaussians(attempt: Attempt) -> None:
 
         return function
 
+    def inverse_of_q(mq: Tensor, sq: Tensor, mp: Tensor, sp: Tensor) -> Tensor:
+        trace, square, k, ratio = terms(mp, sp, mq, sq)
+        return 0.5 * (trace + square - k - ratio)
+
     mistakes = {
         "other direction": lambda mq, sq, mp, sp: right(mp, sp, mq, sq),
+        "half forgotten": kl_with(1.0, 1.0, -1.0, 1.0),
+        "root of the determinants": kl_with(0.5, 0.5, -0.5, 0.25),
+        "inverse of q": inverse_of_q,
         "mean term not halved": kl_with(0.5, 1.0, -0.5, 0.5),
         "dimension forgotten": kl_with(0.5, 0.5, 0.0, 0.5),
         "determinants swapped": kl_with(0.5, 0.5, -0.5, -0.5),
@@ -203,8 +236,8 @@ def kl_full_gaussians(attempt: Attempt) -> None:
     attempt.gradient("two Gaussians in three dimensions, for the means", args, right, of=(0, 2))
     one = tuple(torch.tensor(t, dtype=torch.float64) for t in ([1.5], [[0.25]], [-0.3], [[1.44]]))
     attempt.value("one dimension", one, right, mistakes=mistakes)
-    large = attempt.normal(200), covariance(200, 1e-3), attempt.normal(200), covariance(200, 1e-3)
-    attempt.value("two hundred narrow dimensions", large, right, tolerance=1e-7)
+    large = attempt.normal(300), covariance(300, 1e-3), attempt.normal(300), covariance(300, 1e-3)
+    attempt.value("three hundred narrow dimensions", large, right, tolerance=1e-7)
     single = tuple(a.float() for a in args)
     attempt.value("three dimensions, float32", single, right, tolerance=1e-4)
 
@@ -225,12 +258,19 @@ def _score_terms(
     "12.4",
     see="section 6, equation (12.15) and the baseline before (12.18)",
     learnt="Nothing was differentiated but log q, so f may be a step, a program or a discrete "
-    "choice; section 6 runs this estimate beside the reparameterised one and shows what it costs.",
+    "choice; section 6 runs this estimate beside the reparameterised one and shows what it costs. "
+    "The n numbers f - b add up to zero, so that a constant in a score, such as the -1, drops out.",
     hints={
         "no baseline": "Nothing is subtracted from the values. The mean is right, the variance "
         "that of (12.17): it grows with the size of f.",
         "baseline knows its draw": "The baseline of each draw contains the draw's own value. That "
         "shrinks the gradient by the factor 1 - 1/n: average the *other* values.",
+        "baseline over n": "Your baseline divides the sum of the others by n. There are n - 1.",
+        "half forgotten": "Your gradient in log_var is twice the right one: the derivative of "
+        "-(z - mu)² / (2 e^v) in v keeps the 1/2.",
+        "results exchanged": "Your two results are right and stand in the wrong order: first the "
+        "gradient in mu.",
+        "log_var taken as the variance": "You divide by log_var. The variance is its exponential.",
         "deviation for variance": "You divide z - mu by s. The derivative of "
         "-(z - mu)² / (2 s²) in mu has s² below.",
         "derivative in s": "This is the derivative with respect to s. The encoder's number is "
@@ -279,6 +319,12 @@ def score_function_gradient(attempt: Attempt) -> None:
         return function
 
     mistakes = {
+        "results exchanged": lambda *a: right(*a)[::-1],
+        "half forgotten": scores(lambda r, s: (r / s**2, r**2 / s**2 - 1)),
+        "baseline over n": baseline(lambda v: (v.sum() - v) / len(v)),
+        "log_var taken as the variance": scores(
+            lambda r, s: (r / (2 * s.log()), 0.5 * (r**2 / (2 * s.log()) - 1))
+        ),
         "no baseline": baseline(lambda v: 0 * v),
         "baseline knows its draw": baseline(lambda v: v.mean()),
         "deviation for variance": scores(lambda r, s: (r / s, 0.5 * (r**2 / s**2 - 1))),
@@ -311,7 +357,8 @@ def score_function_gradient(attempt: Attempt) -> None:
     "12.5",
     see="section 11, equation (12.34), and the rule below its check",
     learnt="Summed over dimensions, averaged over the batch: every loss of course_lib keeps this "
-    "contract, and lecture 13 trains with it; a beta means something again.",
+    "contract, and lecture 13 trains with it; a beta means something again. In the broken loss it "
+    "was multiplied by 64 · 784 = 50,176.",
     hints={
         "still broken": "This is the broken loss. Ask of each of its two terms: over which axes is "
         "it summed, and over which averaged?",
@@ -328,6 +375,14 @@ def score_function_gradient(attempt: Attempt) -> None:
         "beta on the error": "beta stands in front of the squared error. It weighs the KL.",
         "beta forgotten": "Your loss does not depend on beta.",
         "other direction": "This KL has the prior first. The ELBO needs KL(q || prior).",
+        "half of the error": "You halve the squared error. The formula has no 1/2 before it; with "
+        "one the same beta weighs twice as much.",
+        "64 written in": "64 stands in your function; this batch has 3 images. Take the mean, or "
+        "len(x).",
+        "784 below the KL": "You divide the KL by 784; these images have 16 pixels, and the error "
+        "is a mean over pixels still. Sum each term over its own dimensions, and divide by the "
+        "number of images alone.",
+        "0.05 written in": "0.05 stands in your function: beta is an argument.",
         "norm not squared": "You take the length of the error, not its square: no Gaussian "
         "log-likelihood looks like this.",
         "divided by the pixels": "The ratio of the terms is right, but all of it is divided by the "
@@ -364,6 +419,10 @@ def mended_vae_loss(attempt: Attempt) -> None:
         "other direction": lambda x, h, m, v, b: (
             error(x, h) + b * probability.kl_from_standard_normal(m, v)
         ).mean(),
+        "half of the error": lambda x, h, m, v, b: (0.5 * error(x, h) + b * kl(m, v)).mean(),
+        "64 written in": lambda x, h, m, v, b: len(x) * right(x, h, m, v, b) / 64,
+        "784 below the KL": lambda x, h, m, v, b: mse_loss(h, x) + b * kl(m, v).mean() / 784,
+        "0.05 written in": lambda x, h, m, v, b: right(x, h, m, v, 0.05),
         "norm not squared": length,
         "divided by the pixels": lambda x, h, m, v, b: right(x, h, m, v, b) / x[0].numel(),
         "784 written in": lambda x, h, m, v, b: 784 * mse_loss(h, x) + b * kl(m, v).mean(),
@@ -417,10 +476,17 @@ def _log_weights(log_px: Tensor, z: Tensor, mu: Tensor, log_var: Tensor) -> Tens
         "exp(log_var / 2).",
         "weighted mean of logarithms": "You average the log-weights with the normalised weights. "
         "That lies above the logarithm of the mean, and with many draws above log p(x).",
+        "width forgotten": "The density of q lacks its 1/s for each latent: log q has the term "
+        "-log s.",
+        "mean over latents": "You average log-densities over the latents. The density of a code is "
+        "the product of those of its coordinates: sum.",
         "averaged over the batch": "You return one number for the batch; one bound per image is "
         "wanted.",
+        "draws cut off": "z is detached: the bound is to be trained on, and the encoder learns by "
+        "way of z as well as of log q.",
         "not finite": "log p(x | z) of an image is some hundred nats below zero, and exp of it is "
-        "rounded to 0: take the largest log-weight out before you exponentiate.",
+        "rounded to 0: take the largest log-weight of each image (not that of the whole batch) out "
+        "before you exponentiate.",
     },
 )
 def importance_bound(attempt: Attempt) -> None:
@@ -453,7 +519,13 @@ def importance_bound(attempt: Attempt) -> None:
         zero = torch.zeros_like(mu)
         return log_mean(log_px + _log_normal(z, zero, zero) + _log_normal(z, mu, log_var))
 
+    def mean_over_latents(log_px: Tensor, z: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
+        return log_mean(log_px + (_log_weights(log_px, z, mu, log_var) - log_px) / z.shape[-1])
+
     mistakes = {
+        "mean over latents": mean_over_latents,
+        "width forgotten": lambda p, z, m, v: right(p, z, m, v) - 0.5 * v.sum(-1),
+        "draws cut off": lambda p, z, m, v: right(p, z.detach(), m, v),
         "mean of logarithms": lambda *a: _log_weights(*a).mean(0),
         "k forgotten": lambda *a: _log_weights(*a).logsumexp(0),
         "prior forgotten": no_prior,
@@ -478,7 +550,7 @@ def importance_bound(attempt: Attempt) -> None:
     if difference(found, constant_in_other(*args), 1e-5, strict=False) is None:
         attempt.fail("2 pi in one density")
     attempt.value("four draws for three images", args, right, mistakes=mistakes)
-    attempt.gradient("four draws for three images", args, right, of=(0, 1, 2, 3))
+    attempt.gradient("four draws for three images", args, right, of=(0, 1, 2, 3), mistakes=mistakes)
     log_px, *rest = draws(6, 2, 3, torch.float32)
     attempt.value(
         "images of -800 nats, float32", (100 * log_px - 500, *rest), right, tolerance=1e-5
@@ -547,8 +619,10 @@ def _linear_vae(
         "zero only at the prior: V x = 0 and D = 1.",
         "dead units alive": "A direction with less variance than the noise does not pay: its w "
         "must be zero, and yours is not.",
+        "wrong shape": "W is [d, k], V [k, d] and log D [k], also where some of the k units are "
+        "not used.",
         "not finite": "Where an eigenvalue is below the noise variance there is no square root to "
-        "take: the minimum lies at the border.",
+        "take, and D = 0 has no logarithm: the minimum lies at the border, with w = 0 and D = 1.",
     },
 )
 def best_linear_vae(attempt: Attempt) -> None:

@@ -144,6 +144,14 @@ def shapes_variant(down=None, up=None, keep=False):
     return answer
 
 
+def shapes_with_minus_one(shape, layers):
+    found, batch = [], shape[0]
+    for layer, known in zip(layers, shapes_loop(shape, layers), strict=True):
+        batch = layer[1] if layer[0] == "reshape" else batch
+        found.append((batch, *known[1:]))
+    return found
+
+
 def shapes_as_in_torch(shape, layers):
     found = shapes_loop(shape, layers)
     return [(s[0], s[3], s[1], s[2]) if len(s) == 4 else s for s in found]
@@ -313,6 +321,30 @@ def same_with(before, after):
     return answer
 
 
+def same_pads(x, weight, stride, limit=True):
+    """The zeros as F.pad takes them: left, right, top, bottom."""
+    pads = []
+    for n, k in ((x.shape[3], weight.shape[3]), (x.shape[2], weight.shape[2])):
+        total = (math.ceil(n / stride) - 1) * stride + k - n
+        total = max(total, 0) if limit else total
+        pads += [total // 2, total - total // 2]
+    return pads
+
+
+def same_without_limit(x, weight, stride):
+    return F.conv2d(F.pad(x, same_pads(x, weight, stride, limit=False)), weight, stride=stride)
+
+
+def same_of_height(x, weight, stride):
+    _, _, top, bottom = same_pads(x, weight, stride)
+    return F.conv2d(F.pad(x, (top, bottom, top, bottom)), weight, stride=stride)
+
+
+def same_of_other_axis(x, weight, stride):
+    left, right, top, bottom = same_pads(x, weight, stride)
+    return F.conv2d(F.pad(x, (top, bottom, left, right)), weight, stride=stride)
+
+
 def same_rounded_down(x, weight, stride):
     y = same_by_pad(x, weight, stride)
     return y[:, :, : x.shape[2] // stride, : x.shape[3] // stride]
@@ -366,6 +398,8 @@ BANK = {
             ),
             "transposed without padding": shapes_variant(up=lambda n, k, s: (n - 1) * s + k),
             "batch kept": shapes_variant(keep=True),
+            "minus one kept": shapes_with_minus_one,
+            "height for both": lambda s, p: shapes_loop((*s[:2], s[1], *s[3:]), p),
             "channels first": shapes_as_in_torch,
             "last shape only": lambda s, p: shapes_loop(s, p)[-1],
             "input counted": lambda s, p: [tuple(s), *shapes_loop(s, p)],
@@ -387,6 +421,22 @@ BANK = {
             "summed over the batch": loss_variant(total=lambda e, k, b: (e + b * k).sum()),
             "half of the error": loss_variant(total=lambda e, k, b: (0.5 * e + b * k).mean()),
             "beta on the error": loss_variant(total=lambda e, k, b: (b * e + k).mean()),
+            "noise of its own": loss_variant(
+                z=lambda m, v, e: m + (0.5 * v).exp() * torch.randn_like(m)
+            ),
+            "draw cut off": loss_variant(z=lambda m, v, e: (m + (0.5 * v).exp() * e).detach()),
+            "error summed over the batch": loss_variant(
+                error=lambda a, b: F.mse_loss(a, b, reduction="sum")
+            ),
+            "KL summed over the batch": loss_variant(
+                kl=lambda m, v: -0.5 * torch.sum(1 + v - m**2 - v.exp())
+            ),
+            "half of the KL forgotten": loss_variant(
+                kl=lambda m, v: (m**2 + v.exp() - 1 - v).sum(1)
+            ),
+            "beta forgotten": loss_variant(total=lambda e, k, b: (e + k).mean()),
+            "norm not squared": loss_variant(error=lambda a, b: (a - b).flatten(1).norm(dim=1)),
+            "wrong shape": loss_variant(total=lambda e, k, b: e + b * k),
             "minus sign": loss_variant(total=lambda e, k, b: (e - b * k).mean()),
             "no gradient": lambda *args: loss_in_lines(*args).detach(),
         },
@@ -410,6 +460,12 @@ BANK = {
             ),
             "eight times the weights": lambda *sizes: Decoder(
                 *sizes, times=8, reshape=lambda h, *m: h.view(len(h), 8, *m)[:, 0]
+            ),
+            "no map": lambda latent, channels, size: nn.Sequential(
+                nn.Linear(latent, size**2, bias=False),
+                nn.Unflatten(1, (1, size, size)),
+                nn.ConvTranspose2d(1, 1, 4, 2, 1),
+                nn.Tanh(),
             ),
             "other range": lambda *sizes: Decoder(*sizes, last=torch.sigmoid),
             "other shape": lambda latent, channels, size: Decoder(latent, channels, 2 * size),
@@ -441,6 +497,13 @@ BANK = {
         wrong={
             "the same on both sides": lambda x, w, s: F.conv2d(
                 x, w, stride=s, padding=(w.shape[2] // 2, w.shape[3] // 2)
+            ),
+            "all zeros behind": same_with(lambda t, k: 0, lambda t, k: t),
+            "height for both axes": same_of_height,
+            "axes exchanged": same_of_other_axis,
+            "negative zeros": same_without_limit,
+            "border repeated": lambda x, w, s: F.conv2d(
+                F.pad(x, same_pads(x, w, s), mode="replicate"), w, stride=s
             ),
             "odd zero in front": same_with(lambda t, k: t - t // 2, lambda t, k: t // 2),
             "no zeros": lambda x, w, s: F.conv2d(x, w, stride=s),

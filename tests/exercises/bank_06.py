@@ -156,6 +156,13 @@ def block_relu_first(c_in, c_out, last=False):
     return nn.Sequential(up, nn.ReLU(), nn.BatchNorm2d(c_out))
 
 
+def block_norm_first(c_in, c_out, last=False):
+    if last:
+        return block(c_in, c_out, last)
+    up = nn.ConvTranspose2d(c_in, c_out, 4, 2, 1, bias=False)
+    return nn.Sequential(nn.BatchNorm2d(c_in), up, nn.ReLU())
+
+
 def block_resized(c_in, c_out, last=False):
     layers = [nn.Upsample(scale_factor=2), nn.Conv2d(c_in, c_out, 3, padding=1, bias=last)]
     return nn.Sequential(*layers, nn.Tanh() if last else nn.ReLU())
@@ -265,6 +272,15 @@ def initialise_uniform(network):
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.uniform_(module.weight, -0.02 * 3**0.5, 0.02 * 3**0.5)
+    return network
+
+
+def initialise_anew(network):
+    for module in network.modules():
+        for name, old in list(module.named_parameters(recurse=False)):
+            centre = float(name == "weight" and old.ndim == 1)
+            spread = 0.02 * (name == "weight")
+            setattr(module, name, nn.Parameter(centre + spread * torch.randn_like(old)))
     return network
 
 
@@ -412,6 +428,12 @@ def ways_outer(n, layers, **options):
     return torch.outer(axis, axis)
 
 
+def ways_cut_at_last(n, layers):
+    full = ways_outer(n, layers, crop=lambda wide, padding: wide)
+    cut = sum(padding for _, _, padding in layers)
+    return full[cut : len(full) - cut, cut : len(full) - cut]
+
+
 def ways_by_backward(n, layers):
     """A transposed convolution is the backward pass of a convolution."""
     x = torch.ones(1, 1, n, n, dtype=torch.float64)
@@ -465,6 +487,10 @@ BANK = {
             "padding added": side_up(lambda n, k, s, p, e: (n - 1) * s + 2 * p + k + e),
             "padding taken once": side_up(lambda n, k, s, p, e: (n - 1) * s - p + k + e),
             "stamps counted wrongly": side_up(lambda n, k, s, p, e: n * s - 2 * p + k + e),
+            "n times the stride": side_up(lambda n, k, s, p, e: n * s),
+            "output padding downwards": lambda n, k, s, p, transposed=False, output_padding=0: (
+                side(n, k, s, p, transposed) + output_padding
+            ),
             # pytorch/pytorch, issue 98129: the shape function without output_padding.
             "output padding forgotten": side_up(lambda n, k, s, p, e: (n - 1) * s - 2 * p + k),
             "convolution for transposed": lambda n, k, s, p, transposed=False, output_padding=0: (
@@ -484,6 +510,16 @@ BANK = {
         wrong={
             # udacity/deep-learning-v2-pytorch, issue 47, on the bias and the batch norm.
             "bias before batch norm": lambda *args: weights_of_layers(*args, bias=True),
+            "bias in the linear layer": lambda latent, *rest: weights(latent + 1, *rest),
+            "bias in the convolutions": lambda *args: weights(*args) + sum(args[1][1:]),
+            "first batch norm forgotten": lambda *args: weights(*args) - 2 * args[1][0],
+            "batch norm per place": lambda latent, *rest: (
+                weights(latent + 2, *rest) - 2 * rest[0][0]
+            ),
+            "kernel of the article": lambda *args: weights_of_layers(*args, kernel=5),
+            "first map counted as one row": lambda latent, widths, channels, start: (
+                weights(latent, widths, channels, 1) + latent * widths[0] * (start - 1)
+            ),
             "batch norm forgotten": lambda *args: weights_of_layers(
                 *args, norm=lambda c: nn.Identity()
             ),
@@ -521,6 +557,7 @@ BANK = {
             ),
             "bias before batch norm": block_inner(bias=True),
             "no batch norm": block_inner(norm=False),
+            "batch norm first": block_norm_first,
             "batch norm at the end": block_last(norm=True, bias=False),
             "no bias at the end": block_last(bias=False),
             "activation before batch norm": block_relu_first,
@@ -542,6 +579,7 @@ BANK = {
         wrong={
             "not the network": lambda network: initialise(network) and None,
             "a copy": lambda network: initialise(copy.deepcopy(network)),
+            "new parameters": initialise_anew,
             "linear layers forgotten": lambda network: initialise(network, linear=False),
             "transposed convolutions forgotten": lambda network: initialise(
                 network, convolutions=(nn.Conv2d,)
@@ -573,6 +611,9 @@ BANK = {
             "range [0, 1]": lambda u: u.permute(0, 3, 1, 2).float() / 255,
             "half the range": lambda u: u.permute(0, 3, 1, 2).float() / 255 - 0.5,
             "bytes wrap around": lambda u: u.permute(0, 3, 1, 2) * 2 / 255 - 1,
+            "bytes below zero": lambda u: (u * 2 - 255).permute(0, 3, 1, 2) / 255,
+            "whole numbers": lambda u: (u.permute(0, 3, 1, 2) // 255).float() * 2 - 1,
+            "largest of the batch": lambda u: u.permute(0, 3, 1, 2).float() / u.max() * 2 - 1,
             # jeya-maria-jose/TransWeather, issue 2: view in place of permute.
             "reshaped": lambda u: 2 * batch_broken(u) - 1,
             # weify627/4D-Rotor-Gaussians, issue 7: permute(0, 3, 2, 1).
@@ -617,6 +658,9 @@ BANK = {
                 n, layers, crop=lambda w, p: w[: len(w) - 2 * p]
             ),
             "padding cut once": lambda n, layers: ways_outer(n, layers, crop=lambda w, p: w[p:]),
+            "empty": lambda n, layers: ways_outer(n, layers, crop=lambda w, p: w[p:-p]),
+            "padding cut after all": ways_cut_at_last,
+            "layers backwards": lambda n, layers: ways_outer(n, layers[::-1]),
             "one axis": ways_along_axis,
             "added over the axes": lambda n, layers: (
                 ways_along_axis(n, layers)[:, None] + ways_along_axis(n, layers)

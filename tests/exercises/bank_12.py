@@ -77,16 +77,6 @@ def kl_full_distributions(mean_q, cov_q, mean_p, cov_p):
     return kl_divergence(MultivariateNormal(mean_q, cov_q), MultivariateNormal(mean_p, cov_p))
 
 
-def kl_full_determinants(mean_q, cov_q, mean_p, cov_p):
-    shift = mean_p - mean_q
-    return 0.5 * (
-        torch.trace(torch.linalg.solve(cov_p, cov_q))
-        + shift @ torch.linalg.solve(cov_p, shift)
-        - len(mean_q)
-        + torch.log(torch.det(cov_p) / torch.det(cov_q))
-    )
-
-
 def kl_full_with(trace, square, k, logs):
     """The four terms with these factors."""
 
@@ -108,6 +98,29 @@ def kl_full_wrong_inverse(mean_q, cov_q, mean_p, cov_p):
     logs = torch.logdet(cov_p) - torch.logdet(cov_q)
     trace = torch.trace(torch.inverse(cov_p) @ cov_q)
     return 0.5 * (trace + shift @ torch.inverse(cov_q) @ shift - len(shift) + logs)
+
+
+def kl_full_cholesky(mean_q, cov_q, mean_p, cov_p):
+    """The sum over a Cholesky factor's diagonal, once and not twice."""
+    shift = mean_p - mean_q
+    square = shift @ torch.linalg.solve(cov_p, shift)
+    trace = torch.trace(torch.linalg.solve(cov_p, cov_q))
+    logs = [torch.linalg.cholesky(c).diagonal().log().sum() for c in (cov_q, cov_p)]
+    return 0.5 * (trace + square - len(shift) + logs[1] - logs[0])
+
+
+def kl_full_inverse_of_q(mean_q, cov_q, mean_p, cov_p):
+    shift, precision = mean_p - mean_q, torch.inverse(cov_q)
+    logs = torch.logdet(cov_p) - torch.logdet(cov_q)
+    return 0.5 * (torch.trace(precision @ cov_p) + shift @ precision @ shift - len(shift) + logs)
+
+
+def kl_full_product_of_roots(mean_q, cov_q, mean_p, cov_p):
+    """The determinant's root leaves the range of floating point a little later than itself."""
+    shift, precision = mean_p - mean_q, torch.inverse(cov_p)
+    roots = [torch.linalg.cholesky(c).diagonal().prod() for c in (cov_q, cov_p)]
+    logs = 2 * (roots[1].log() - roots[0].log())
+    return 0.5 * (torch.trace(precision @ cov_q) + shift @ precision @ shift - len(shift) + logs)
 
 
 def kl_full_elementwise(mean_q, cov_q, mean_p, cov_p):
@@ -154,6 +167,7 @@ def score_autograd(values, z, mu, log_var, baseline="others"):
     log_q = Normal(mu, (0.5 * log_var).exp()).log_prob(z).sum(1)
     base = {
         "others": (values.sum() - values) / (len(values) - 1),
+        "over n": (values.sum() - values) / len(values),
         "all": values.mean(),
         "none": torch.zeros_like(values),
     }[baseline]
@@ -265,6 +279,18 @@ def bound_with(prior=1.0, q=-1.0, width=0.5):
     return function
 
 
+def bound_one_maximum(*args):
+    """The largest weight of the whole batch is taken out, and other images are rounded to 0."""
+    log_w = bound_weights(*args)
+    return (log_w - log_w.max()).exp().mean(0).log() + log_w.max()
+
+
+def bound_mean_over_latents(log_px, z, mu, log_var):
+    log_p = Normal(torch.zeros_like(mu), torch.ones_like(mu)).log_prob(z).mean(-1)
+    log_q = Normal(mu, torch.exp(0.5 * log_var)).log_prob(z).mean(-1)
+    return torch.logsumexp(log_px + log_p - log_q, 0) - math.log(len(z))
+
+
 def bound_short_prior(log_px, z, mu, log_var):
     log_q = Normal(mu, torch.exp(0.5 * log_var)).log_prob(z).sum(-1)
     return torch.logsumexp(log_px - 0.5 * z.pow(2).sum(-1) - log_q, 0) - math.log(len(z))
@@ -358,6 +384,8 @@ BANK = {
             "minus sign": lambda m, v: 0.5 * torch.sum(1 + v - m**2 - v.exp(), dim=1),
             # SupaeroDataScience/deep-learning pull request 6
             "half forgotten": lambda m, v: torch.sum(m**2 + v.exp() - 1 - v, dim=1),
+            "constant forgotten": lambda m, v: 0.5 * torch.sum(m**2 + v.exp() - v, dim=1),
+            "wrong shape": lambda m, v: 0.5 * (m**2 + v.exp() - 1 - v),
             # KarenUllrich/Tutorial_BayesianCompressionForDL issue 1
             "log_var taken as log s": lambda m, v: 0.5 * (m**2 + v.exp() ** 2 - 1 - 2 * v).sum(1),
             "log_var taken as the variance": lambda m, v: (
@@ -380,6 +408,12 @@ BANK = {
             # rachtsingh/ibp_vae issue 3, rishikksh20/vae_tacotron2 issue 3
             "variance for deviation": lambda m, v, e: m + torch.exp(v) * e,
             "log_var for deviation": lambda m, v, e: m + v * e,
+            "half of log_var": lambda m, v, e: m + v / 2 * e,
+            "half of the variance": lambda m, v, e: m + torch.exp(v) / 2 * e,
+            "mu scaled too": lambda m, v, e: torch.exp(v / 2) * (m + e),
+            "noise and mu exchanged": lambda m, v, e: e + torch.exp(v / 2) * m,
+            "noise subtracted": lambda m, v, e: m - torch.exp(v / 2) * e,
+            "not finite": lambda m, v, e: m + torch.sqrt(v) * e,
             "noise of its own": lambda m, v, e: m + torch.exp(0.5 * v) * torch.randn_like(m),
             "mean only": lambda m, v, e: m,
             "exponent too large": lambda m, v, e: m + torch.exp(2 * v) * e,
@@ -396,6 +430,9 @@ BANK = {
         },
         wrong={
             "other direction": lambda mq, sq, mp, sp: kl_full_distributions(mp, sp, mq, sq),
+            "half forgotten": kl_full_with(1.0, 1.0, -1.0, 1.0),
+            "root of the determinants": kl_full_cholesky,
+            "inverse of q": kl_full_inverse_of_q,
             # google-deepmind/torch-distributions pull request 34: one term not divided by 2
             "mean term not halved": kl_full_with(0.5, 1.0, -0.5, 0.5),
             "dimension forgotten": kl_full_with(0.5, 0.5, 0.0, 0.5),
@@ -405,7 +442,7 @@ BANK = {
             "elementwise product": kl_full_star,
             "only the diagonals": kl_full_diagonals,
             # jhuggins/viabel pull request 50: log(det(...)) for the log determinant
-            "not finite": kl_full_determinants,
+            "not finite": kl_full_product_of_roots,
             "no gradient": lambda mq, sq, mp, sp: kl_full_inverse(mq, sq, mp, sp).detach(),
         },
     ),
@@ -413,12 +450,19 @@ BANK = {
         right={
             "loop": score_loop,
             "vectorised": score_vectorised,
+            "without the constant": score_with(by_variance, lambda r, v: 0.5 * r**2 / v.exp()),
             "autograd of torch.distributions": score_autograd,
         },
         wrong={
             "no baseline": lambda *a: score_autograd(*a, baseline="none"),
             # jsboige/CoursIA pull request 15256: the mean of the batch includes the draw itself
             "baseline knows its draw": lambda *a: score_autograd(*a, baseline="all"),
+            "baseline over n": lambda *a: score_autograd(*a, baseline="over n"),
+            "half forgotten": score_with(by_variance, lambda r, v: r**2 / v.exp() - 1),
+            "results exchanged": lambda *a: score_vectorised(*a)[::-1],
+            "log_var taken as the variance": score_with(
+                lambda r, v: r / v, lambda r, v: 0.5 * (r**2 / v - 1)
+            ),
             "deviation for variance": score_with(
                 lambda r, v: r / torch.exp(0.5 * v), by_log_variance
             ),
@@ -473,6 +517,19 @@ BANK = {
             ).mean(),
             "beta forgotten": lambda x, h, m, v, b: (squares(x, h) + kl_vectorised(m, v)).mean(),
             "other direction": lambda x, h, m, v, b: (squares(x, h) + b * kl_swapped(m, v)).mean(),
+            "half of the error": vae_loss_with(
+                lambda x, h: 0.5 * squares(x, h).mean(), lambda m, v: kl_vectorised(m, v).mean()
+            ),
+            "64 written in": vae_loss_with(
+                lambda x, h: F.mse_loss(h, x, reduction="sum") / 64,
+                lambda m, v: kl_vectorised(m, v).sum() / 64,
+            ),
+            "784 below the KL": vae_loss_with(
+                lambda x, h: F.mse_loss(h, x), lambda m, v: kl_vectorised(m, v).mean() / 784
+            ),
+            "0.05 written in": lambda x, h, m, v, b: (
+                squares(x, h) + 0.05 * kl_vectorised(m, v)
+            ).mean(),
             "norm not squared": lambda x, h, m, v, b: (
                 (x - h).flatten(1).norm(dim=1) + b * kl_vectorised(m, v)
             ).mean(),
@@ -506,9 +563,17 @@ BANK = {
             "variance for deviation": bound_with(width=1.0),
             # AntixK/PyTorch-VAE pull request 53 discusses this loss
             "weighted mean of logarithms": bound_softmax,
+            "width forgotten": lambda p, z, m, v: (
+                torch.logsumexp(
+                    p - 0.5 * (z**2).sum(-1) + 0.5 * ((z - m) ** 2 / v.exp()).sum(-1), 0
+                )
+                - math.log(len(z))
+            ),
+            "mean over latents": bound_mean_over_latents,
+            "draws cut off": lambda p, z, m, v: bound_distributions(p, z.detach(), m, v),
             "averaged over the batch": lambda *a: bound_vectorised(*a).mean(),
             # xqding/Importance_Weighted_Autoencoders issue 2: why the maximum is taken out
-            "not finite": lambda *a: bound_weights(*a).exp().mean(0).log(),
+            "not finite": bound_one_maximum,
             "no gradient": lambda *a: bound_vectorised(*a).detach(),
         },
     ),
