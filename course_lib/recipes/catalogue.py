@@ -233,9 +233,9 @@ _RECIPES = [
                 "centroids": 50,
                 "centroid_rounds": 2,
             },
-            # Small networks and Adam instead of 1,200 units, descent and hundreds of passes. Without
-            # a penalty, which the paper has not, the discriminator soon tells all images apart and
-            # the samples collapse; a slower discriminator only puts that off.
+            # Small networks and Adam instead of 1,200 units, descent and hundreds of passes.
+            # Without a penalty, which the paper has not, the discriminator soon tells all images
+            # apart and the samples collapse; a slower discriminator only puts that off.
             "laptop": {
                 "width": 400,
                 "discriminator_width": 100,
