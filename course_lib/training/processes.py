@@ -17,6 +17,8 @@ gradients, averages and moments: `course_lib.training.sharding`. All else stays 
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -146,6 +148,19 @@ class Processes:
                 f"Process {self.rank} of {self.count} has lost another one, which was killed or "
                 "does not answer: the run ends here, and --resume goes on from its last checkpoint."
             ) from error
+
+    def told_to_end(self, *_: Any) -> None:
+        """Handler of SIGTERM, which a launcher sends to the others when one of them has ended.
+
+        It may come before this process notices by itself that the other one does not answer.
+
+        Raises:
+            ProcessLost: always.
+        """
+        raise ProcessLost(
+            f"Process {self.rank} of {self.count} was told to end, as a launcher does when it has "
+            "lost another one: the run ends here, and --resume goes on from its last checkpoint."
+        )
 
     # What makes one process's step part of a step of all.
 
@@ -398,7 +413,10 @@ def connect(device: str | None = None) -> Processes:
         state = PartialState(cpu=on_cpu, timeout=TIMEOUT)
     except RuntimeError as error:
         raise ProcessLost(f"The processes of this run do not find each other: {error}") from error
-    return Processes(state.process_index, state.num_processes, state.device, wants_shards())
+    here = Processes(state.process_index, state.num_processes, state.device, wants_shards())
+    if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
+        signal.signal(signal.SIGTERM, here.told_to_end)
+    return here
 
 
 def wants_shards() -> bool:

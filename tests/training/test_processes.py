@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -169,7 +170,9 @@ def test_accelerate_launch_ends_with_a_sentence_when_a_process_is_killed(tmp_pat
     launcher += ["--num_processes", "2", "--main_process_port", "0"]
     done = start(*launcher, SCRIPT, "command", tmp_path)
     assert done.returncode != 0
-    assert "Process 0 of 2 has lost another one" in done.stderr
+    # Whichever comes first: that the other one does not answer, or the launcher's signal.
+    told = r"Process 0 of 2 (has|was told to end, as a launcher does when it has) lost another one"
+    assert re.search(told, done.stderr)
     manifest = json.loads((tmp_path / "run" / "checkpoint" / "manifest.json").read_text())
     assert manifest["step"] == 4 and not (tmp_path / "run" / "card.json").exists()
 
