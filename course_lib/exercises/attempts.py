@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,6 +185,37 @@ class Attempt:
         self.same(found, _of(right, args, kwargs), tolerance, _lazy(mistakes, args, kwargs))
         return found
 
+    def each(
+        self,
+        where: str,
+        args: tuple,
+        right: Any,
+        mistakes: Sequence[Mapping[str, Any]] = (),
+        tolerance: float = 1e-6,
+    ) -> None:
+        """`value` for an answer of several results, each compared by itself.
+
+        So a mistake in one is recognised whatever the others are. `right` is a tuple, or a function
+        that returns one; `mistakes` has a mapping for each result, from the name of a hint to what
+        a wrong answer would return there: function, value, or a tuple of several of them.
+        """
+        found, wanted = self.call(where, *args), _of(right, args, {})
+        if not isinstance(found, tuple | list) or len(found) != len(wanted):
+            self.same(found, wanted, tolerance)
+        for i, (mine, truth) in enumerate(zip(found, wanted, strict=True)):
+            self.where = f"{where}, result {i + 1} of {len(wanted)}"
+            known = mistakes[i] if i < len(mistakes) else {}
+            self._same(
+                mine,
+                truth,
+                tolerance,
+                [
+                    (name, lambda form=form: _of(form, args, {}))
+                    for name, forms in known.items()
+                    for form in (forms if isinstance(forms, tuple) else (forms,))
+                ],
+            )
+
     def same(
         self,
         found: Any,
@@ -193,6 +224,15 @@ class Attempt:
         mistakes: Mapping[str, Callable[[], Any]] | None = None,
     ) -> None:
         """End unless `found` equals `right`; a mistake that explains the difference is named."""
+        self._same(found, right, tolerance, (mistakes or {}).items())
+
+    def _same(
+        self,
+        found: Any,
+        right: Any,
+        tolerance: float,
+        mistakes: Iterable[tuple[str, Callable[[], Any]]],
+    ) -> None:
         self.tried += 1
         gap = difference(found, right, tolerance)
         if gap is None:
@@ -200,11 +240,11 @@ class Attempt:
             self.error = max(self.error, error / tolerance)
             return
         hint, text = gap
-        if difference(found, right, tolerance, strict=False) is None:
+        if near(found, right, tolerance):
             self._generic(hint, text)  # the values are right: no mistake explains them
-        for name, made in (mistakes or {}).items():
+        for name, made in mistakes:
             # A hint may rest on float32 numbers of the answer; the right value has its own bound.
-            if difference(found, made(), max(tolerance, 1e-5), strict=False) is None:
+            if near(found, made(), max(tolerance, 1e-5)):
                 self.fail(name, text)
         self._generic(hint, text)
 
@@ -259,7 +299,7 @@ class Attempt:
             return
         for name, function in (mistakes or {}).items():
             wrong = gradients(function, False)
-            if wrong and difference(tuple(found), tuple(wrong), 1e-5) is None:
+            if wrong and near(tuple(found), tuple(wrong)):
                 self.fail(name, f"Gradient: {gap[1]}")
         self._generic("wrong gradient", f"The gradient is not right: {gap[1]}")
 
@@ -297,6 +337,11 @@ class Attempt:
 
 
 # ---------------------------------------------------------------------------- comparison
+
+
+def near(found: Any, value: Any, tolerance: float = 1e-5) -> bool:
+    """Whether an answer is this value, in whatever precision it was computed."""
+    return difference(found, value, tolerance, strict=False) is None
 
 
 def difference(

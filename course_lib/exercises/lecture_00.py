@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import probability
-from course_lib.exercises.attempts import Attempt, difference
+from course_lib.exercises.attempts import Attempt, difference, near
 from course_lib.exercises.registry import exercise
 from course_lib.models.article import SamePadConv2d
 
@@ -355,7 +355,7 @@ def mended_article_loss(attempt: Attempt) -> None:
     many = x, mu, log_var, decode, noise, 0.7
     where = "five images of 8 pixels, three latents"
     found, again = attempt.call(where, *many), attempt.call(where, *many)
-    if difference(found, right(*many), 1e-6, strict=False):
+    if not near(found, right(*many), 1e-6):
         attempt.require(difference(again, found, 1e-6) is None, "noise of its own")
     attempt.value(where, many, right, mistakes=mistakes)
     attempt.gradient(

@@ -10,20 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_lib.exercises.attempts import Attempt, difference
+from course_lib.exercises.attempts import Attempt, near
 from course_lib.exercises.registry import exercise
 
 LECTURE = "01_random_events_and_variables"
 
 
-def _near(found: Any, value: Any, tolerance: float = 1e-5) -> bool:
-    """Whether an answer is this value, in whatever precision it was computed."""
-    return difference(found, value, tolerance, strict=False) is None
-
-
 def _pair(found: Any) -> bool:
     """Whether an answer is two finite numbers."""
-    return _near(found, (0.0, 0.0), math.inf)
+    return near(found, (0.0, 0.0), math.inf)
 
 
 # ---------------------------------------------------------------------------- 1.1
@@ -65,8 +60,8 @@ def event_probability(attempt: Attempt) -> None:
     found = attempt.call("120 draws", happened)
     if _pair(found):
         measured = f"The event happened in {p:.1%} of the draws, your first value is {found[0]:.4g}"
-        attempt.require(not _near(found[0], n * p), "count, not a frequency", f"{measured}.")
-        attempt.require(not _near(found[0], 0.0), "whole-number division", f"{measured}.")
+        attempt.require(not near(found[0], n * p), "count, not a frequency", f"{measured}.")
+        attempt.require(not near(found[0], 0.0), "whole-number division", f"{measured}.")
         for name, wrong in (
             ("variance for error", error**2),
             ("error of one draw", error * math.sqrt(n)),
@@ -128,7 +123,7 @@ def mean_and_error(attempt: Attempt) -> None:
     found = attempt.call("batches of 4, 40 and 9 numbers", batches)
     if _pair(found):
         measured = f"The mean of all 53 numbers is {mean:.4f}; you have {found[0]:.4f}."
-        attempt.require(not _near(found[0], means.mean().item()), "mean of means", measured)
+        attempt.require(not near(found[0], means.mean().item()), "mean of means", measured)
     errors = torch.stack([b.std() / math.sqrt(len(b)) for b in batches])
     within = sum(((b - b.mean()) ** 2).sum().item() for b in batches) / (n - len(batches))
     mistakes = {
@@ -145,7 +140,7 @@ def mean_and_error(attempt: Attempt) -> None:
     far = [1e7 + attempt.normal(30), 1e7 + attempt.normal(31)]
     found, (mean, error) = attempt.call("numbers around ten million", far), right(far)
     measured = f"The standard error is {error:.5f}; your second value is {float(found[1]):.5f}."
-    attempt.require(_near(found, (mean, error)), "cancellation", measured)
+    attempt.require(near(found, (mean, error)), "cancellation", measured)
     plain = [b.float() for b in batches]
     attempt.value("float32", (plain,), right, tolerance=1e-5)
 
@@ -202,7 +197,7 @@ def image_log_probability(attempt: Attempt) -> None:
     found = attempt.call("three images of six pixels", x, p)
     for total in (right(x, p).mean(), right(x, p).sum()):
         if isinstance(found, Tensor):
-            attempt.require(not _near(found, total), "one number for the batch")
+            attempt.require(not near(found, total), "one number for the batch")
     # Loose: whoever adds 1e-6 inside the logarithm is to hear of it where it matters, below.
     attempt.value("three images of six pixels", (x, p), right, mistakes=mistakes, tolerance=1e-4)
     attempt.gradient("three images of six pixels", (x, p), right, of=(1,), tolerance=1e-4)
@@ -425,7 +420,7 @@ def log_chance_of_close(attempt: Attempt) -> None:
     for grey in (0.75 + 0.1 * attempt.uniform(4)).tolist():  # one may be right by luck
         where, args = f"images of 28×28 pixels, 156 may differ, q = {grey:.3f}", (784, 156, grey)
         found, right = attempt.call(where, *args), _log_tail(*args)
-        if _near(found, right, 1e-4):
+        if near(found, right, 1e-4):
             error = abs(float(found) - right)
             measured = f"The value is off by {error:.1g}."
             attempt.require(error <= 1e-8 * abs(right), "single precision", measured)

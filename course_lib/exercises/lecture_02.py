@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from course_lib.exercises.attempts import Attempt, difference
+from course_lib.exercises.attempts import Attempt, near
 from course_lib.exercises.registry import exercise
 
 LECTURE = "02_noise_into_samples"
 LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
-
-
-def _near(found: Any, value: Any, tolerance: float = 1e-5) -> bool:
-    """Whether an answer is this value, in whatever precision it was computed."""
-    return difference(found, value, tolerance, strict=False) is None
 
 
 # ---------------------------------------------------------------------------- 2.1
@@ -140,13 +134,13 @@ def mended_normals(attempt: Attempt) -> None:
         holes = int(found[0].isnan().sum())
         attempt.require(holes == 0, "root after the cosine", f"{holes} of 9 x are NaN.")
         again = attempt.call(where, u1, u2)
-        attempt.require(_near(again, found, 1e-9), "numbers of its own")
+        attempt.require(near(again, found, 1e-9), "numbers of its own")
     broken = wrong["too narrow, and half a circle"](1 - u1, u2)
-    attempt.require(not _near(found, broken), "nothing mended")
+    attempt.require(not near(found, broken), "nothing mended")
     for name, formula in wrong.items():
         for u in (u1, 1 - u1):  # whichever of the two goes into the logarithm
-            attempt.require(not _near(found, formula(u, u2)), name)
-    attempt.require(not _near(found, right(1 - u1, u2), 1e-3), "infinite at 0")
+            attempt.require(not near(found, formula(u, u2)), name)
+    attempt.require(not near(found, right(1 - u1, u2), 1e-3), "infinite at 0")
     # Loose: whoever adds 1e-6 inside the logarithm is to hear of it where it matters, below.
     attempt.same(found, right(u1, u2), 1e-4)
     double = torch.float64
@@ -236,7 +230,7 @@ def affine_log_density(attempt: Attempt) -> None:
     where = "five points in three dimensions"
     found = attempt.call(where, y, A, b)
     for total in (right(y, A, b).mean(), right(y, A, b).sum()):
-        attempt.require(not _near(found, total), "one number for the batch")
+        attempt.require(not near(found, total), "one number for the batch")
     attempt.value(where, (y, A, b), right, mistakes=mistakes, tolerance=1e-5)
     attempt.gradient(where, (y, A, b), right, of=(0, 1), tolerance=1e-5)
     mirror = A * torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64)
@@ -407,7 +401,7 @@ def spherical_interpolation(attempt: Attempt) -> None:
     where = "four pairs, t = 0.3"
     found = attempt.call(where, z0, z1, 0.3)
     straight = lerp(z0, z1, 0.3)
-    if isinstance(found, Tensor) and found.shape == z0.shape and not _near(found, straight):
+    if isinstance(found, Tensor) and found.shape == z0.shape and not near(found, straight):
         along = (cosine_similarity(found.double(), straight) > 1 - 1e-9).all()
         attempt.require(not along, "straight line, pulled back")
     attempt.value(where, (z0, z1, 0.3), _slerp, mistakes=mistakes, tolerance=1e-5)
@@ -479,8 +473,8 @@ def linear_generator(attempt: Attempt) -> None:
         columns = attempt.call(where, x, eye)
         attempt.same(columns, torch.zeros(d, d, dtype=x.dtype), tolerance=math.inf)
         attempt.require(torch.equal(again, centre), "noise of its own")
-        attempt.require(_near(centre, mu.expand(2, d), 1e-5), "mean forgotten", measured)
-        attempt.require(not _near(columns, mu.expand(d, d), 1e-6), "noise of its own")
+        attempt.require(near(centre, mu.expand(2, d), 1e-5), "mean forgotten", measured)
+        attempt.require(not near(columns, mu.expand(d, d), 1e-6), "noise of its own")
         return columns - mu
 
     x = attempt.normal(40, 3) @ torch.tensor(
@@ -502,7 +496,7 @@ def linear_generator(attempt: Attempt) -> None:
     made = M.T @ M
     for name, matrices in mistakes.items():
         measured = f"It is off by up to {float((made - S).abs().max()):.2g}."
-        attempt.require(not any(_near(made, m) for m in matrices), name, measured)
+        attempt.require(not any(near(made, m) for m in matrices), name, measured)
     # Loose: whoever adds a little to the diagonal is to hear of it where it matters, below.
     attempt.same(made, S, 1e-3)
     z = attempt.normal(6, 3)

@@ -12,37 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from course_lib import losses, models, probability
-from course_lib.exercises.attempts import Attempt, difference
+from course_lib.exercises.attempts import Attempt
 from course_lib.exercises.registry import exercise
 
 LECTURE = "13_vae_on_images"
-
-
-def _parts(
-    attempt: Attempt,
-    where: str,
-    args: tuple,
-    right: tuple,
-    mistakes: tuple[Mapping[str, Any], ...] = (),
-    tolerance: float = 1e-6,
-) -> None:
-    """`attempt.value` for an answer of several results: each is compared by itself.
-
-    So a mistake in one of them is recognised whatever the others are. `mistakes` holds one mapping
-    for each result, from the name of a hint to what a wrong answer would return there (a tuple
-    where there are several forms of it).
-    """
-    found = attempt.call(where, *args)
-    if not isinstance(found, tuple | list) or len(found) != len(right):
-        attempt.same(found, right, tolerance)
-    for i, (mine, wanted) in enumerate(zip(found, right, strict=True)):
-        attempt.where = f"{where}, result {i + 1} of {len(right)}"
-        gap = difference(mine, wanted, tolerance)
-        for name, forms in (mistakes[i] if gap and i < len(mistakes) else {}).items():
-            for form in forms if isinstance(forms, tuple) else (forms,):
-                if difference(mine, form, max(tolerance, 1e-5), strict=False) is None:
-                    attempt.fail(name, gap[1])
-        attempt.same(mine, wanted, tolerance)
 
 
 # ---------------------------------------------------------------------------- 13.1
@@ -241,7 +214,7 @@ def best_sigma(attempt: Attempt) -> None:
         scale = 0.1 * torch.arange(1, n + 1, dtype=dtype).view(-1, 1, 1, 1)  # images differ
         x_hat = x + 0.1 + scale * attempt.normal(n, *shape, dtype=dtype)
         wrong = mistakes(x, x_hat) if n > 1 else ()
-        _parts(attempt, where, (x, x_hat), right(x, x_hat), wrong, tolerance)
+        attempt.each(where, (x, x_hat), right(x, x_hat), wrong, tolerance)
 
 
 # ---------------------------------------------------------------------------- 13.4
@@ -504,12 +477,12 @@ def latent_report(attempt: Attempt) -> None:
     mu = centre + moves * (pattern + 0.05 * attempt.normal(n, 7))
     log_var = width + moves.clamp(max=0.5) * attempt.normal(n, 7)
     args = mu, log_var
-    _parts(attempt, "six images, seven latents", args, right(*args), mistakes(*args))
+    attempt.each("six images, seven latents", args, right(*args), mistakes(*args))
     dead = 1e-3 * attempt.normal(4, 3, dtype=torch.float32)
     args = dead, 1e-3 * attempt.normal(4, 3, dtype=torch.float32)
-    _parts(attempt, "a collapsed code, float32", args, right(*args), (), 1e-5)
+    attempt.each("a collapsed code, float32", args, right(*args), (), 1e-5)
     args = attempt.normal(1, 2), attempt.normal(1, 2)
-    _parts(attempt, "one image", args, right(*args))
+    attempt.each("one image", args, right(*args))
 
 
 # ---------------------------------------------------------------------------- 13.7
@@ -599,11 +572,11 @@ def information_and_mismatch(attempt: Attempt) -> None:
         return mu + (0.5 * log_var).exp() * attempt.normal(n, d, dtype=dtype), mu, log_var
 
     args = codes(6, 2)
-    _parts(attempt, "codes of six images, two latents", args, right(*args), mistakes(*args))
+    attempt.each("codes of six images, two latents", args, right(*args), mistakes(*args))
     args = codes(5, 3, 0.3)
-    _parts(attempt, "five clouds that overlap", args, right(*args), mistakes(*args))
+    attempt.each("five clouds that overlap", args, right(*args), mistakes(*args))
     args = codes(7, 100, 1.0, torch.float32)
     args = args[1] + 0.05 * (args[0] - args[1]), args[1], args[2] - 5
-    _parts(attempt, "a hundred latents, float32", args, right(*args), tolerance=1e-4)
+    attempt.each("a hundred latents, float32", args, right(*args), tolerance=1e-4)
     args = codes(1, 4)
-    _parts(attempt, "a single image", args, right(*args))
+    attempt.each("a single image", args, right(*args))

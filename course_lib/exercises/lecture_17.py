@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import metrics, probability
-from course_lib.exercises.attempts import Attempt, difference
+from course_lib.exercises.attempts import Attempt, difference, near
 from course_lib.exercises.registry import exercise
 from course_lib.metrics.kernel import weighted_estimates
 
@@ -265,7 +265,7 @@ def judge_features(attempt: Attempt) -> None:
             for shown in (inside, images, 2 * images - 1) if len(images) > 1 else ():
                 for cut in (batch_size, None):
                     spoilt = _measured(fresh, shown, cut, train=True)
-                    same = difference(found, spoilt, 1e-5, strict=False) is None
+                    same = near(found, spoilt)
                     attempt.require(not same, "train mode")
         moved = any(not torch.equal(v, before[k]) for k, v in net.state_dict().items())
         attempt.require(not moved, "statistics moved")
@@ -273,7 +273,7 @@ def judge_features(attempt: Attempt) -> None:
             others = (2 * images - 1, images + 1, images / 2, images.clamp(0, 1), images.abs())
             for shown in others:
                 seen = _measured(fresh, shown, None, train=False)
-                same = difference(found, seen, 1e-5, strict=False) is None
+                same = near(found, seen)
                 attempt.require(not same, "range mapped wrongly")
         parts = images.split(batch_size)
         mistakes = {
@@ -744,7 +744,7 @@ def moments_in_batches(attempt: Attempt) -> None:
         other = {"not centred": lambda: rows.T @ rows / n}
         attempt.same(found[0], right[0], tolerance, of_mean if named else None)
         if named and isinstance(found[1], Tensor):
-            known = difference(found[1], other["not centred"](), 1e-5, strict=False) is None
+            known = near(found[1], other["not centred"]())
             attempt.require(not known, "not centred")
         attempt.same(found[1], right[1], tolerance, of_cov if named else None)
         return found

@@ -12,31 +12,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from course_lib import data, probability, training
-from course_lib.exercises.attempts import Attempt, difference
+from course_lib.exercises.attempts import Attempt, near
 from course_lib.exercises.registry import exercise
 
 LECTURE = "18_full_run_gan"
-
-
-def _one_by_one(
-    attempt: Attempt,
-    where: str,
-    args: tuple,
-    right: tuple,
-    mistakes: tuple[Mapping[str, Any], ...],
-    tolerance: float = 1e-6,
-) -> None:
-    """Compare the numbers that an answer returns one after the other, each with its mistakes."""
-    found = attempt.call(where, *args)
-    if not (isinstance(found, tuple | list) and len(found) == len(right)):
-        attempt.same(found, right, tolerance)
-    for mine, truth, wrong in zip(found, right, mistakes, strict=True):
-        gap = difference(mine, truth, tolerance)
-        for name, values in wrong.items() if gap else ():
-            for value in values if isinstance(values, tuple) else (values,):
-                known = difference(mine, float(value), max(tolerance, 1e-5), strict=False) is None
-                attempt.require(not known, name, gap[1])
-        attempt.same(mine, truth, tolerance)
 
 
 # ---------------------------------------------------------------------------- 18.1
@@ -83,7 +62,7 @@ def plan_budget(attempt: Attempt) -> None:
         }
         of_passes = {"updates for passes": right[1] / n, "batches for passes": n / b}
         of_updates = {"images for updates": r * t}
-        _one_by_one(attempt, where, (g, d, b, r, t, n), right, (of_bytes, of_updates, of_passes))
+        attempt.each(where, (g, d, b, r, t, n), right, (of_bytes, of_updates, of_passes))
 
     compare("1,000 and 500 weights", 1000, 500, 50, 200.0, 600.0, 60_000)
     d = int(100 + 900 * float(attempt.uniform(1)))
@@ -177,7 +156,7 @@ def _state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _close(a: Mapping[str, Tensor], b: Mapping[str, Tensor], names: Iterator[str] | list) -> bool:
-    return all(difference(a[n], b[n], 1e-6, strict=False) is None for n in names)
+    return all(near(a[n], b[n], 1e-6) for n in names)
 
 
 @exercise(
@@ -627,7 +606,7 @@ def compare_by_seed(attempt: Attempt) -> None:
             "full width": 2 * factor * error,
         }
         right = (float(d.mean()), float(factor * error))
-        _one_by_one(attempt, where, (a, b, factor), right, (of_mean, of_half), tolerance)
+        attempt.each(where, (a, b, factor), right, (of_mean, of_half), tolerance)
 
     gaps = torch.tensor([-3.0, 2.0, 1.5, -1.0, -2.5], dtype=torch.float64)
     b = 40 + 3 * attempt.normal(5)

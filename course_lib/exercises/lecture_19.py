@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -17,24 +16,6 @@ LECTURE = "19_full_run_vae"
 
 def _log_mean(log_w: Tensor, axis: int) -> Tensor:
     return log_w.logsumexp(axis) - math.log(log_w.shape[axis])
-
-
-def _pair(
-    attempt: Attempt,
-    where: str,
-    args: tuple,
-    right: Callable[..., tuple],
-    *mistakes: dict[str, Callable],
-    tolerance: float = 1e-6,
-) -> None:
-    """Two values, one after the other: a mistake in the second is known whatever the first was."""
-    found, wanted = attempt.call(where, *args), right(*args)
-    if not isinstance(found, tuple | list) or len(found) != 2:
-        attempt.same(found, wanted, tolerance)
-    for value, truth, known in zip(found, wanted, mistakes, strict=True):
-        kind = float if isinstance(truth, float) else lambda made: made
-        made = {name: lambda f=f, kind=kind: kind(f(*args)) for name, f in known.items()}
-        attempt.same(value, truth, tolerance, made)
 
 
 # ---------------------------------------------------------------------------- 19.1
@@ -89,11 +70,11 @@ def entropy_of_tosses(attempt: Attempt) -> None:
         "eight bits added": lambda g: bits(g) + 8,
     }
     grey = attempt.uniform(5, 1, 3, 4)
-    _pair(attempt, "five grey images of 12 pixels", (grey,), right, nats, per_dimension)
+    attempt.each("five grey images of 12 pixels", (grey,), right, (nats, per_dimension))
     # Whoever clamps to 1e-7 is off by 2e-6 for each pixel of 0 or 1.
     black = grey.masked_fill(grey < 0.3, 0.0).masked_fill(grey > 0.8, 1.0)
     for where, x in (("images with black and white pixels", black), ("float32", black[:1].float())):
-        _pair(attempt, where, (x,), right, nats, per_dimension, tolerance=1e-4)
+        attempt.each(where, (x,), right, (nats, per_dimension), tolerance=1e-4)
 
 
 # ---------------------------------------------------------------------------- 19.2
@@ -153,7 +134,7 @@ def log_likelihood_estimate(attempt: Attempt) -> None:
         ("images from -2000 to 0", log_w + torch.linspace(-2000, 0, 6).double()[:, None], 1e-6),
         ("float32", (log_w - 80).float(), 1e-5),
     ):
-        _pair(attempt, where, (w,), right, means, errors, tolerance=tolerance)
+        attempt.each(where, (w,), right, (means, errors), tolerance=tolerance)
 
 
 # ---------------------------------------------------------------------------- 19.3
@@ -213,7 +194,7 @@ def effective_draws(attempt: Attempt) -> None:
         ("log weights around -1500", 3 * attempt.normal(2, 20) - 1500, 1e-6),
         ("one image, four equal draws, float32", equal, 1e-5),
     ):
-        _pair(attempt, where, (w,), right, draws, gaps, tolerance=tolerance)
+        attempt.each(where, (w,), right, (draws, gaps), tolerance=tolerance)
 
 
 # ---------------------------------------------------------------------------- 19.4
@@ -270,7 +251,7 @@ def burda_active_units(attempt: Attempt) -> None:
         ("nine images, eight units", args, 1e-6),
         ("float32", single, 1e-5),
     ):
-        _pair(attempt, where, given, right, variances, counts, tolerance=tolerance)
+        attempt.each(where, given, right, (variances, counts), tolerance=tolerance)
 
 
 # ---------------------------------------------------------------------------- 19.5

@@ -234,8 +234,8 @@ _RECIPES = [
                 "centroid_rounds": 2,
             },
             # Small networks and Adam instead of 1,200 units, descent and hundreds of passes.
-            # Without a penalty, which the paper has not, the discriminator soon tells all images
-            # apart and the samples collapse; a slower discriminator only puts that off.
+            # The paper has no penalty. To see what it is for: --set penalty=none, and read what
+            # the watchdog says of discriminator and samples.
             "laptop": {
                 "width": 400,
                 "discriminator_width": 100,

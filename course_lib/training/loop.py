@@ -44,8 +44,8 @@ class TrainingDiverged(RuntimeError):
 def _finite_if_all_are(gradients: list[Tensor]) -> Tensor:
     """A scalar that is NaN or infinite if any entry of any of them is.
 
-    Norms, which a GPU takes of all at once; on a CPU sums, which are there in half the time: what
-    is added to an infinity or a NaN stays one of the two.
+    Norms, which a GPU takes of all at once; on a CPU sums, which cost less: what is added to an
+    infinity or a NaN stays one of the two.
     """
     if gradients[0].device.type == "cpu":
         return torch.stack([g.sum() for g in gradients]).sum()

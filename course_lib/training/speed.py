@@ -105,8 +105,7 @@ def fast_bfloat16(device: torch.device | str = "cpu") -> bool:
     """Whether the device multiplies bfloat16 matrices in hardware, and faster than float32 ones.
 
     GPUs: compute capability 8.0 or higher. CPUs: AMX; or AVX512-BF16 where a product says so. That
-    instruction alone promises nothing: on a Xeon of 2023 whose AMX is off, a core does 86 GFLOP/s
-    with it and 173 with the float32 one, and training in bfloat16 is 12 to 36 % slower.
+    instruction alone promises nothing: data/results/benchmark_training.md has such a processor.
     """
     kind = torch.device(device).type
     if kind == "cuda":
