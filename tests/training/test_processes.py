@@ -33,13 +33,16 @@ def start(*words: object) -> subprocess.CompletedProcess:
     return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=900)
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def found_by(how, directory):
     """By case: what one process finds, and what each of two do."""
-    directory = tmp_path_factory.mktemp("equal")
-    done = start(sys.executable, SCRIPT, "equal", directory)
+    done = start(sys.executable, SCRIPT, how, directory)
     assert done.returncode == 0, done.stderr
     return [torch.load(directory / f"{name}.pt") for name in ("1-0", "2-0", "2-1")]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return found_by("equal", tmp_path_factory.mktemp("equal"))
 
 
 CASES = [
@@ -73,10 +76,7 @@ def test_two_processes_find_what_one_finds_with_the_joined_batch(results, case):
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """The same, where two processes cut weights up."""
-    directory = tmp_path_factory.mktemp("parts")
-    done = start(sys.executable, SCRIPT, "parts", directory)
-    assert done.returncode == 0, done.stderr
-    return [torch.load(directory / f"{name}.pt") for name in ("1-0", "2-0", "2-1")]
+    return found_by("parts", tmp_path_factory.mktemp("parts"))
 
 
 CUT = [
