@@ -89,7 +89,11 @@ def gaussian_log_likelihood(x: Tensor, mean: Tensor, sigma: float | Tensor) -> T
     if not isinstance(sigma, Tensor):  # filled in on the device: a copy there would be waited for
         sigma = torch.full((), sigma, dtype=x.dtype, device=x.device)
     sigma = sigma.to(x)
-    log_density = -0.5 * ((x - mean) / sigma).square() - sigma.log() - 0.5 * math.log(2 * math.pi)
+    constant = 0.5 * math.log(2 * math.pi)
+    if sigma.ndim == 0:  # one for all: what can wait until after the sum passes over no image
+        squares = (x - mean).square().flatten(1).sum(1)
+        return -0.5 * (squares / sigma / sigma) - math.prod(x.shape[1:]) * (sigma.log() + constant)
+    log_density = -0.5 * ((x - mean) / sigma).square() - sigma.log() - constant
     if log_density.shape != x.shape:
         raise ValueError(f"sigma {list(sigma.shape)} does not broadcast to x {list(x.shape)}.")
     return log_density.flatten(1).sum(1)

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from course_lib.training.loop import TrainingDiverged, train
-from course_lib.training.speed import channels_last, fast_bfloat16, hold_memory, in_bfloat16
+from course_lib.training.speed import (
+    channels_last,
+    fast_bfloat16,
+    hold_memory,
+    in_bfloat16,
+    in_place_activations,
+)
 from course_lib.training.state import (
     EMA,
     TrainingState,
@@ -33,6 +39,7 @@ __all__ = [
     "generate",
     "hold_memory",
     "in_bfloat16",
+    "in_place_activations",
     "iwae_step",
     "load_checkpoint",
     "sample_noise",

@@ -35,6 +35,9 @@ Step = Callable[[TrainingState, Tensor], Mapping[str, Tensor]]
 # steps. On a CPU they are there at once.
 BLOCK = 50
 REDRAW_SECONDS = 0.25
+# A look at all gradients costs a small network some percent of its time, and a bad one
+# spoils the losses of the next step anyway: so each of the first steps, then one in so many.
+LOOK_EVERY = 10
 
 
 class TrainingDiverged(RuntimeError):
@@ -53,13 +56,14 @@ def _finite_if_all_are(gradients: list[Tensor]) -> Tensor:
 
 
 class Recorder:
-    """Losses and gradient norms as tensors; every so often as floats into `state.history`."""
+    """Losses as tensors; every so often as floats into `state.history`, and watched."""
 
     def __init__(self, state: TrainingState) -> None:
         self.state, self.device = state, state.device
         self.block = 1 if self.device.type == "cpu" else BLOCK
         self.names: list[str] = []
         self.rows: list[Tensor] = []
+        self.looks: list[tuple[int, Tensor]] = []  # step, and a number that tells of its gradients
         self.batch: Tensor | None = None
         # Looked up once: walking through the modules at every step would cost as much as a layer.
         self.parameters = [list(module.parameters()) for module in state.modules.values()]
@@ -75,29 +79,45 @@ class Recorder:
                 "keeps one set of names, so use one kind of step or start a new state."
             )
         self.names, self.batch = names, batch
-        gradients = [[p.grad for p in module if p.grad is not None] for module in self.parameters]
-        checks = [_finite_if_all_are(g) for g in gradients if g]
-        values = [torch.as_tensor(v, device=self.device) for v in (*losses.values(), *checks)]
+        values = [torch.as_tensor(v, device=self.device) for v in losses.values()]
         self.rows.append(torch.stack([v.detach().float() for v in values]))
+        if self.state.step <= LOOK_EVERY or self.state.step % LOOK_EVERY == 0:
+            self._look()
         if len(self.rows) >= self.block:
             self.flush()
 
-    def flush(self) -> None:
-        """Fetch what is pending. Raises TrainingDiverged."""
-        if not self.rows:
-            return
-        first = self.state.step - len(self.rows) + 1
-        rows, self.rows = torch.stack(self.rows).tolist(), []
-        for step, row in enumerate(rows, start=first):
-            if not all(map(math.isfinite, row)):
-                culprit = self._culprit(row)
-                if culprit:
-                    raise TrainingDiverged(
-                        f"Training diverged at step {step}: {culprit} is not finite; try a smaller "
-                        "learning rate or a penalty, and resume from the last checkpoint."
-                    )
-            for name, value in zip(self.names, row, strict=False):
-                self.state.history.setdefault(name, []).append(value)
+    def _look(self) -> None:
+        """Take in the gradients as they are now."""
+        gradients = [[p.grad for p in module if p.grad is not None] for module in self.parameters]
+        self.looks += [(self.state.step, _finite_if_all_are(g).float()) for g in gradients if g]
+
+    def flush(self, settle: bool = False) -> None:
+        """Fetch what is pending; `settle` looks at the gradients too. Raises TrainingDiverged."""
+        if settle:
+            self._look()
+        if self.rows:
+            first = self.state.step - len(self.rows) + 1
+            rows, self.rows = torch.stack(self.rows).tolist(), []
+            for step, row in enumerate(rows, start=first):
+                if not all(map(math.isfinite, row)):
+                    self._stop(step, row)
+                for name, value in zip(self.names, row, strict=True):
+                    self.state.history.setdefault(name, []).append(value)
+        looks, self.looks = self.looks, []
+        if looks:
+            found = torch.stack([number for _, number in looks]).tolist()
+            for (step, _), number in zip(looks, found, strict=True):
+                if not math.isfinite(number):
+                    self._stop(step, [])
+
+    def _stop(self, step: int, row: list[float]) -> None:
+        """Raise for the row or the gradients of this step, if they hold what is not finite."""
+        culprit = self._culprit(row)
+        if culprit:
+            raise TrainingDiverged(
+                f"Training diverged at step {step}: {culprit} is not finite; try a smaller "
+                "learning rate or a penalty, and resume from the last checkpoint."
+            )
 
     def _culprit(self, row: list[float]) -> str | None:
         if self.batch is not None and not torch.isfinite(self.batch).all():
@@ -257,6 +277,8 @@ def train(
 
     Raises:
         TrainingDiverged: a loss, gradient or batch is not finite; no checkpoint is written then.
+            Gradients are looked at in the first steps, in every tenth, and before anything is
+            sampled, saved or returned; a bad one in between shows in the losses of the next step.
         ValueError: contradictory arguments, or `batches` ended.
         TypeError: a checkpoint is asked for and `batches` cannot store its position.
         OSError: a checkpoint cannot be written.
@@ -297,17 +319,17 @@ def train(
             last, stop = state.step == steps, agree(interrupted())
             bar.show(state.step, recorder, len(batch), force=last or stop)
             if on_sample and (last or (sample_every and state.step % sample_every == 0)):
-                recorder.flush()
+                recorder.flush(settle=True)
                 _sample(state, on_sample)
             if checkpoint is not None and (
                 last or stop or (checkpoint_every and state.step % checkpoint_every == 0)
             ):
-                recorder.flush()
+                recorder.flush(settle=True)
                 save_checkpoint(state, batches, checkpoint)
             if stop:
-                recorder.flush()
+                recorder.flush(settle=True)
                 raise KeyboardInterrupt
-        recorder.flush()
+        recorder.flush(settle=True)
         if interrupted():  # in the last sample or checkpoint, after the loop had asked
             raise KeyboardInterrupt
     return state.history

@@ -408,10 +408,11 @@ WORKLOADS = [
     Workload("MLP VAE 28×28", "pytorch/examples vae", mlp_vae, plain_mlp_vae, our_mlp_vae,
              FEW, {"fp32": 2.0, "bf16": 2.8}, batch=128, signed=False, resized=False),
     Workload("DCGAN, transposed 64×64", "pytorch/examples dcgan", transposed_gan, plain_dcgan,
-             our_gan, (*GAN, "channels last"), {"fp32": 1.3, "bf16": 2.3}, data="sprites", size=64),
+             our_gan, (*GAN, "channels last", "in-place activations"), {"fp32": 1.3, "bf16": 2.3},
+             data="sprites", size=64),
     Workload("convolutional VAE 64×64", "PyTorch-VAE VanillaVAE", conv_vae, plain_conv_vae,
-             our_conv_vae, (*FEW, "channels last"), {"fp32": 1.7, "bf16": 3.0}, data="sprites",
-             size=64, signed=False),
+             our_conv_vae, (*FEW, "channels last", "in-place activations"),
+             {"fp32": 1.7, "bf16": 3.0}, data="sprites", size=64, signed=False),
 ]  # fmt: skip
 
 Run = Callable[[int], None]  # trains on so many batches more
@@ -476,6 +477,8 @@ def our_run(w: Workload, tricks: Tricks) -> Run:
     state, step = w.ours(moved(w.network(**folded)), tricks)
     if "channels last" in tricks:
         training.channels_last(state)
+    if "in-place activations" in tricks:
+        training.in_place_activations(state)
     if "bfloat16" in tricks:
         step = training.in_bfloat16(step)
     batches = batches_of(w, w.batch * w.batches_per_step)

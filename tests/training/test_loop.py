@@ -84,6 +84,32 @@ def test_a_bad_gradient_is_named_even_if_every_loss_is_finite(tmp_path):
     assert not list(tmp_path.iterdir())  # what diverged is never saved
 
 
+def test_a_bad_gradient_of_the_last_step_is_never_returned():
+    state, step, batches = toy_vae()
+
+    def sick(state, x):
+        values = step(state, x)
+        if state.step == 13:
+            state.modules["vae"].encoder[0].weight.grad[0, 0, 1, 1] = float("inf")
+        return values
+
+    with pytest.raises(TrainingDiverged, match=r"at step 14: the gradient of vae.encoder.0.weight"):
+        train(state, sick, batches, 14, progress=False)
+
+
+def test_a_bad_gradient_between_two_looks_stops_the_next_step():
+    state, step, batches = toy_vae()
+
+    def sick(state, x):
+        if state.step == 13:  # what a bad gradient makes of its weight
+            state.modules["vae"].encoder[0].weight.data[0, 0, 1, 1] = float("nan")
+        return step(state, x)
+
+    with pytest.raises(TrainingDiverged, match=r"at step 14: loss \(nan\)"):
+        train(state, sick, batches, 30, progress=False)
+    assert len(state.history["loss"]) == 13
+
+
 def test_samples_at_the_start_every_so_often_and_at_the_end():
     state, step, batches = toy_gan()
     train(state, step, batches, 7, sample_every=3, on_sample=lambda s: s.step * 10, progress=False)

@@ -23,6 +23,7 @@ from course_lib.training import (
     gan_state,
     gan_step,
     in_bfloat16,
+    in_place_activations,
     iwae_step,
     loop,
     sample_noise,
@@ -269,6 +270,44 @@ def test_channels_last_gives_the_same_weights(penalised):
     assert_same(*results)
     with pytest.raises(ValueError, match="before the first update"):
         channels_last(state)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"penalty": "gradient_penalty"}, {"penalty": "r1"}, {"reuse_fakes": True}]
+)
+def test_in_place_activations_change_no_bit_of_any_weight(options):
+    results = []
+    for in_place in (False, True):
+        pair = networks(batch_norm="penalty" not in options)
+        state = gan_state(*pair, latent_dim=LATENT, ema_decay=0.9)
+        if in_place:
+            assert in_place_activations(state) is state
+        for module in (*pair, state.ema["generator"].module):
+            written_over = [layer.inplace for layer in module if hasattr(layer, "inplace")]
+            # The activation after nn.Identity keeps its input: nobody knows who else has it.
+            after_identity = module is pair[1] and "penalty" in options
+            assert written_over == [in_place] + [in_place and not after_identity] * (
+                module is pair[1]
+            )
+        batches = data.Batches(pictures(), N)
+        train(state, lambda s, x: gan_step(s, x, **options), batches, STEPS, progress=False)
+        results.append((*pair, state.ema["generator"].module))
+    for mine, theirs in zip(*results, strict=True):
+        for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_activations_that_are_not_in_a_plain_chain_keep_their_input():
+    class Residual(nn.Sequential):
+        def forward(self, x):
+            hidden = self[0](x)
+            return hidden + self[1](hidden)
+
+    falling = nn.Sequential(nn.Linear(4, 4), nn.LeakyReLU(-0.5))
+    network = nn.Sequential(Residual(nn.Linear(4, 4), nn.ReLU()), nn.ReLU(), falling)
+    state = vae_state(models.VAE(network, nn.Identity()), losses.BernoulliLikelihood())
+    in_place_activations(state)
+    assert not any(getattr(layer, "inplace", False) for layer in network.modules())
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
