@@ -92,8 +92,11 @@ class ImageSet:
         low, high = _checked_range(range)
         images = self.images if index is None else self._taken(self._on_device(index))
         # Dividing before anything else makes 255 exactly 1, so that nothing leaves the range.
-        unit = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-        return unit if (low, high) == (0.0, 1.0) else unit * (high - low) + low
+        if images.dtype != torch.uint8:
+            unit = images.float()
+            return unit if (low, high) == (0.0, 1.0) else unit * (high - low) + low
+        unit = images.float().div_(255)  # a copy, so that the rest may write over it
+        return unit if (low, high) == (0.0, 1.0) else unit.mul_(high - low).add_(low)
 
     def subset(self, which: int | Index) -> ImageSet:
         """The first ``which`` images, or the images with the indices ``which`` ``[k]``.
