@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import io
+import itertools
 import linecache
 import random
 import threading
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 SECONDS = 1.5  # for one check
-PATIENCE = 4  # times as long by the clock on the wall, where other work holds up the processor
+PATIENCE = 8  # times as long by the clock on the wall, where other work holds up the processor
 PRINTED = 300  # characters that are shown of what an answer printed
 
 # In the messages of torch about tensors of two devices.
@@ -214,6 +215,7 @@ class Attempt:
                     for name, forms in known.items()
                     for form in (forms if isinstance(forms, tuple) else (forms,))
                 ],
+                (found, wanted),
             )
 
     def same(
@@ -232,7 +234,9 @@ class Attempt:
         right: Any,
         tolerance: float,
         mistakes: Iterable[tuple[str, Callable[[], Any]]],
+        whole: tuple[Any, Any] | None = None,
     ) -> None:
+        """As `same`; `whole` is all that the answer returned and should have, for their order."""
         self.tried += 1
         gap = difference(found, right, tolerance)
         if gap is None:
@@ -246,6 +250,8 @@ class Attempt:
             # A hint may rest on float32 numbers of the answer; the right value has its own bound.
             if near(found, made(), max(tolerance, 1e-5)):
                 self.fail(name, text)
+        if reordered(*(whole or (found, right)), tolerance):
+            self._generic("wrong value", "The results are right, but in another order.")
         self._generic(hint, text)
 
     def gradient(
@@ -294,14 +300,16 @@ class Attempt:
                 "could be trained with it. .item(), .detach(), .data, float(), numpy and "
                 "torch.no_grad() cut the graph.",
             )
-        gap = difference(tuple(found), tuple(truth), tolerance)
-        if gap is None:
+        gaps = [difference(f, t, tolerance) for f, t in zip(found, truth, strict=True)]
+        place = next((i for i, gap in enumerate(gaps) if gap), None)
+        if place is None:
             return
+        of_which = f" with respect to argument {of[place] + 1}" if len(of) > 1 else ""
         for name, function in (mistakes or {}).items():
             wrong = gradients(function, False)
             if wrong and near(tuple(found), tuple(wrong)):
-                self.fail(name, f"Gradient: {gap[1]}")
-        self._generic("wrong gradient", f"The gradient is not right: {gap[1]}")
+                self.fail(name, f"Gradient{of_which}: {gaps[place][1]}")
+        self._generic("wrong gradient", f"The gradient{of_which} is not right: {gaps[place][1]}")
 
     def finite(self, where: str, *args: Any, **kwargs: Any) -> Any:
         """The answer's value on extreme input, which must not be NaN or infinite."""
@@ -378,16 +386,23 @@ def _sequence_difference(
     found: Any, right: Any, tolerance: float, strict: bool
 ) -> tuple[str, str] | None:
     if not isinstance(found, tuple | list):
-        return (
-            "wrong type",
-            f"Your function returned {_shown(found)}; {len(right)} values are wanted.",
-        )
+        wanted = f"{len(right)} values are wanted"
+        if isinstance(right, tuple) and len(right) <= 4:
+            wanted += f" (return {', '.join('abcd'[: len(right)])})"
+        return "wrong type", f"Your function returned {_shown(found)}; {wanted}."
     if len(found) != len(right):
         return (
             "wrong shape",
             f"Your function returned {len(found)} values; {len(right)} are wanted.",
         )
-    return _first(difference(f, r, tolerance, strict) for f, r in zip(found, right, strict=True))
+    gaps = [difference(f, r, tolerance, strict) for f, r in zip(found, right, strict=True)]
+    place = next((i for i, gap in enumerate(gaps) if gap), None)
+    if place is None:
+        return None
+    hint, text = gaps[place]
+    # Among choices the place would be the answer.
+    tells = len(gaps) == 1 or isinstance(right[place], bool | str)
+    return hint, text if tells else f"result {place + 1} of {len(gaps)}: {text}"
 
 
 def _number_difference(
@@ -409,8 +424,7 @@ def _number_difference(
         error = np.where(a == b, 0.0, np.abs(a - b))
     allowed = np.where(np.isfinite(b), tolerance * (1 + np.abs(b)), 0.0)
     if not np.all(error <= allowed):
-        worst = np.nan_to_num(error, nan=np.inf).max()
-        return "wrong value", f"error {worst:.2g}, allowed {tolerance:.0e}."
+        return "wrong value", _off(found, right, error, allowed)
     if strict and isinstance(right, Tensor) and found.dtype != right.dtype:
         return (
             "wrong dtype",
@@ -418,6 +432,53 @@ def _number_difference(
             "dtype and device from the input (torch.zeros_like, x.new_tensor).",
         )
     return None
+
+
+def _off(found: Any, right: Any, error: np.ndarray, allowed: np.ndarray) -> str:
+    """How wrong numbers are, in words, at the place where they are wrong by most."""
+    error = np.where(np.isnan(error), np.inf, error)
+    if _whole(right):
+        wrong = int((error > allowed).sum())
+        if error.size > 1:
+            return f"{wrong} of {error.size} whole numbers are not right."
+        value, wanted = _array(found).item(), _array(right).item()
+        if value != round(value):
+            return f"{value:.6g} is not right: a whole number is wanted."
+        side = "large" if value > wanted else "small"
+        # By how much would give the answer away; one too many is a mistake of counting.
+        return f"{value:,.0f} is too {side}{', by one' * (error.item() == 1)}."
+    with np.errstate(divide="ignore", invalid="ignore"):
+        place = np.nan_to_num(error / allowed, nan=0.0).argmax()
+    worst, bound = error.flat[place], allowed.flat[place]
+    if np.isinf(worst):
+        return "an infinite value is right where yours is another."
+    return f"error {worst:.2g}, allowed {bound:.1g}."
+
+
+def _whole(value: Any) -> bool:
+    """Whether a value is a whole number by its type, or a tensor of them."""
+    if isinstance(value, Tensor):
+        return not value.is_floating_point() and not value.is_complex()
+    return isinstance(value, int | np.integer)
+
+
+def reordered(found: Any, right: Any, tolerance: float) -> bool:
+    """Whether two or three numbers or tensors were returned in another order than the right one.
+
+    Whole numbers, texts and True or False alone do not count: a wrong choice may look like that.
+    """
+    if not all(isinstance(v, tuple | list) and 1 < len(v) < 4 for v in (found, right)):
+        return False
+    if len(found) != len(right) or not any(_real(r) for r in right):
+        return False
+    return any(near(list(order), list(right), tolerance) for order in itertools.permutations(found))
+
+
+def _real(value: Any) -> bool:
+    """Whether a value is a real number, or a tensor of them."""
+    if isinstance(value, Tensor):
+        return value.is_floating_point()
+    return isinstance(value, float | np.floating)
 
 
 def largest_error(found: Any, right: Any) -> float:
@@ -541,7 +602,8 @@ class _Bounded(io.TextIOBase):
         if not self.start.strip():
             return ""
         rest = f" ... ({self.count:,} characters in all)" if self.count > len(self.start) else ""
-        return f"\n  Your function printed: {self.start.strip()}{rest}"
+        start = self.start.strip().replace("\n", "\n    ")
+        return f"\n  Your function printed: {start}{rest}"
 
 
 @contextmanager
@@ -585,7 +647,10 @@ def run(check: Callable[[Attempt], None], attempt: Attempt) -> tuple[Stop | None
             thread.join(0.02)
         stopped = not thread.is_alive() or _interrupt(thread)
     if not ended:
-        text = f"Your function did not end within {SECONDS:g} s: is there a loop without an end?"
+        text = (
+            f"Your function did not end within {SECONDS:g} s: is there a loop without an end, or "
+        )
+        text += "one over single numbers where whole tensors would do?"
         if not stopped:
             text += " It could not be stopped either: restart the kernel before you go on."
         ended.append(Stop("wrong", text, "too slow"))

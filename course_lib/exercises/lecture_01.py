@@ -258,6 +258,8 @@ def _clamped_counts(x: Tensor, edges: Tensor) -> Tensor:
         "with values in [0, 1] those are all the white pixels.",
         "bins closed on the wrong side": "A sample that lies on the edge between two bins belongs "
         "to the right one of them: a bin holds its left edge and not its right.",
+        "counted twice": "A sample on the edge between two bins is counted in both of yours. Of "
+        "the two edges of a bin only the left one belongs to it (and to the last bin both do).",
     },
 )
 def histogram_density(attempt: Attempt) -> None:
@@ -283,6 +285,7 @@ def histogram_density(attempt: Attempt) -> None:
     at_edges = {
         "white pixels lost": lambda x, e: right(x, e) - torch.tensor([0, 2 / 3]),
         "bins closed on the wrong side": lambda x, e: torch.tensor([2 / 3, 1.0]),
+        "counted twice": lambda x, e: torch.tensor([1.0, 4 / 3]),
     }
     attempt.value("six pixels, some of them on an edge", (grey, halves), right, mistakes=at_edges)
     attempt.value("nothing inside the edges", (outside, halves), right)
@@ -312,8 +315,8 @@ def _shared_rows(a: Tensor, b: Tensor) -> int:
         "whoever draws after calling it gets numbers that you have chosen. Draw from a "
         "torch.Generator of your own.",
         "seeds overlap": "Runs with different seeds share whole batches: seeds made from the seed "
-        "and the batch's number meet again (5 + 1 = 6 + 0). Such runs are not independent, and "
-        "their spread is too small.",
+        "and the batch's number meet again (5 + 1 = 6 + 0; with 1000 * seed + number only in "
+        "longer runs). Such runs are not independent, and their spread is too small.",
         "another law": "The numbers are not standard normal.",
     },
 )
@@ -335,9 +338,15 @@ def mended_noise(attempt: Attempt) -> None:
     attempt.require(torch.equal(first, again), "not repeatable")
     other = drawn(f"8 batches of 40, seed {seed + 1}", 8, 40, seed + 1)
     attempt.require(not torch.equal(first, other), "seed ignored")
-    shared = _shared_rows(first, other)
-    measured = f"{shared} of the 8 batches of seed {seed} are batches of seed {seed + 1} too."
-    attempt.require(shared == 0, "seeds overlap", measured)
+    for n, size, a, b in (
+        (8, 40, first, other),
+        # As many as 1000 * seed + number has room for, and then some.
+        (1100, 4, *(drawn(f"1,100 batches of 4, seed {s}", 1100, 4, s) for s in (seed, seed + 1))),
+    ):
+        attempt.where = f"{n:,} batches of {size}, seeds {seed} and {seed + 1}"
+        shared = _shared_rows(a, b)
+        measured = f"{shared} of the {n:,} batches of seed {seed} are batches of seed {seed + 1}."
+        attempt.require(shared == 0, "seeds overlap", measured)
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1:3]
     python_state = random.getstate()
     many = drawn(f"64 batches of 64, seed {seed}", 64, 64, seed)

@@ -43,6 +43,8 @@ LECTURE = "18_full_run_gan"
         "In every update a whole batch of them goes by.",
         "batches for passes": "You return how many batches one pass takes. What the budget buys "
         "depends on the rate and on the time.",
+        "rounded": "You round. The run may end within a pass, and an update that is cut off is "
+        "lost; but what the budget buys is a number with a fraction, and it is asked for.",
     },
 )
 def plan_budget(attempt: Attempt) -> None:
@@ -60,8 +62,15 @@ def plan_budget(attempt: Attempt) -> None:
             "numbers and not bytes": 4 * both + g,
             "eight bytes": 2 * right[0],
         }
-        of_passes = {"updates for passes": right[1] / n, "batches for passes": n / b}
-        of_updates = {"images for updates": r * t}
+        of_passes = {
+            "updates for passes": right[1] / n,
+            "batches for passes": n / b,
+            "rounded": (float(r * t // n), float(round(r * t / n))),
+        }
+        of_updates = {
+            "images for updates": r * t,
+            "rounded": (float(r * t // b), float(round(r * t / b))),
+        }
         attempt.each(where, (g, d, b, r, t, n), right, (of_bytes, of_updates, of_passes))
 
     compare("1,000 and 500 weights", 1000, 500, 50, 200.0, 600.0, 60_000)

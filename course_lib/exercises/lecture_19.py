@@ -275,6 +275,8 @@ def burda_active_units(attempt: Attempt) -> None:
         "log k forgotten": "This is the logarithm of a sum of weights, not of their mean.",
         "last chunk only": "This is the bound of the last chunk: what came before it is lost.",
         "mean of logs": "This is the mean of all log weights: the ELBO.",
+        "one weight too many": "Your sum begins at log weight 0, a weight of 1 that nobody drew. "
+        "The logarithm of an empty sum is minus infinity.",
         "not finite": "Weights such as exp(-2000) round to 0. Keep logarithms, and add weights "
         "with logsumexp or logaddexp.",
     },
@@ -303,6 +305,9 @@ def streamed_bound(attempt: Attempt) -> None:
         "log k forgotten": lambda c: torch.cat(c).logsumexp(0),
         "last chunk only": lambda c: bounds(c)[-1],
         "mean of logs": lambda c: torch.cat(c).mean(0),
+        "one weight too many": lambda c: (
+            torch.cat([*c, torch.zeros_like(c[0][:1])]).logsumexp(0) - math.log(sum(map(len, c)))
+        ),
     }
     chunks = [2 * attempt.normal(k, 3) - 5 for k in (4, 1, 6)]
     attempt.value("chunks of 4, 1 and 6 draws, three images", (chunks,), right, mistakes=mistakes)

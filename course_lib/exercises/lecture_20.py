@@ -78,6 +78,9 @@ def speed_up(attempt: Attempt) -> None:
         "padding forgotten": "Your output is that of a convolution without padding.",
         "kernel once": "Each output pixel looks at kernel times kernel places: two dimensions.",
         "batch forgotten": "This is the work for one image.",
+        "not rounded down": "A window that does not fit at the end is left out: the number of "
+        "rows, and that of columns, is rounded down, neither up nor to the nearest, before they "
+        "are multiplied.",
         "numbers for bytes": "The work is right. Intensity is operations per byte, and a number "
         "has several bytes.",
         "weights not moved": "The work is right. Among the bytes the kernel's own are missing.",
@@ -90,16 +93,17 @@ def speed_up(attempt: Attempt) -> None:
 def convolution_work(attempt: Attempt) -> None:
     """Operations of a convolution, and operations per byte."""
 
-    def sides(height: int, width: int, k: int, s: int, p: int) -> int:
-        return ((height + 2 * p - k) // s + 1) * ((width + 2 * p - k) // s + 1)
-
-    def numbers(*a: int) -> tuple[int, int, int]:
+    def numbers(*a: int, whole: Callable[[float], float] = math.floor) -> tuple[int, int, float]:
         """Of the input, the kernel and the output."""
         b, c, o, h, w, k, s, p, _ = a
-        return b * c * h * w, o * c * k * k, b * o * sides(h, w, k, s, p)
+        rows, columns = (whole((n + 2 * p - k) / s) + 1 for n in (h, w))
+        return b * c * h * w, o * c * k * k, b * o * rows * columns
 
-    def flops(*a: int) -> int:
-        return 2 * numbers(*a)[2] * a[1] * a[5] ** 2
+    def flops(*a: int, whole: Callable[[float], float] = math.floor) -> float:
+        return float(2 * numbers(*a, whole=whole)[2] * a[1] * a[5] ** 2)
+
+    def right(*a: int) -> tuple[float, float]:
+        return flops(*a), flops(*a) / a[8] / sum(numbers(*a))
 
     work = {
         "one for two": lambda *a: flops(*a) / 2,
@@ -107,6 +111,9 @@ def convolution_work(attempt: Attempt) -> None:
         "padding forgotten": lambda *a: flops(*a[:7], 0, a[8]),
         "kernel once": lambda *a: flops(*a) / a[5],
         "batch forgotten": lambda *a: flops(*a) / a[0],
+        "not rounded down": tuple(
+            (lambda *a, whole=whole: flops(*a, whole=whole)) for whole in (float, math.ceil, round)
+        ),
     }
     intensity = {
         "numbers for bytes": lambda *a: flops(*a) / sum(numbers(*a)),
@@ -120,15 +127,10 @@ def convolution_work(attempt: Attempt) -> None:
     for where, args in (
         ("64 images of 28 by 28, kernel 4, stride 2, padding 1", (64, 3, 16, 28, 28, 4, 2, 1, 4)),
         ("9 by 14 pixels, kernel 3, bfloat16", (5 + attempt.seed, 8, 4, 9, 14, 3, 1, 1, 2)),
+        ("10 by 7 pixels, kernel 3, stride 2, padding 1", (3, 2, 4, 10, 7, 3, 2, 1, 4)),
         ("one image, kernel 1", (1, 6, 5, 7, 7, 1, 1, 0, 4)),
     ):
-        found = attempt.call(where, *args)
-        wanted = float(flops(*args)), flops(*args) / args[8] / sum(numbers(*args))
-        if not isinstance(found, tuple | list) or len(found) != 2:
-            attempt.same(found, wanted)
-        for value, truth, known in zip(found, wanted, (work, intensity), strict=True):
-            made = {name: lambda f=f, a=args: float(f(*a)) for name, f in known.items()}
-            attempt.same(value, truth, 1e-9, made)
+        attempt.each(where, args, right, (work, intensity), 1e-9)
 
 
 # ---------------------------------------------------------------------------- 20.3
@@ -217,6 +219,8 @@ def _at(mistakes: dict[str, Callable], *args: object) -> dict[str, list[Tensor]]
         "nearest power": "You round the exponent to the nearest whole number. The power of two "
         "wanted is the one below |w|, or equal to it.",
         "power above": "You take the power of two above |w|.",
+        "towards zero": "For |w| below 1 the exponent is negative, and int() and trunc() cut it "
+        "off towards 0, upwards: 0.3 lies between 1/4 and 1/2, and the 1/4 counts.",
         "sign of w": "A distance is positive, for negative w too.",
         "not finite": "Negative numbers have a spacing as well, but no logarithm.",
         "wrong dtype": "Give the spacing in the type of w.",
@@ -241,6 +245,7 @@ def float_spacing(attempt: Attempt) -> None:
         "twice of it": lambda w, p: right(w, p - 1),
         "nearest power": lambda w, p: ulp(w, w.abs().log2().round(), p),
         "power above": lambda w, p: ulp(w, w.abs().log2().ceil(), p),
+        "towards zero": lambda w, p: ulp(w, w.abs().log2().trunc(), p),
         "sign of w": lambda w, p: right(w, p) * w.sign(),
     }
     above = (0.3 + 6 * attempt.uniform(5)).sort().values

@@ -5,12 +5,15 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+import re
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from course_lib.exercises.attempts import GENERIC, Attempt, Stop, Verdict, run
 
+COLUMNS = 90  # of what is printed: notebooks break longer lines in the middle of words
 HIDDEN_SEEDS = (1, 2)  # of the random inputs that grading uses
 
 _EXERCISES: dict[str, Exercise] = {}
@@ -41,7 +44,7 @@ class Exercise:
 
     def __call__(self, answer: Callable) -> None:
         """Examine an answer and print what came of it."""
-        print(self.examine(answer).message)
+        print(folded(self.examine(answer).message))
 
     def grade(self, answer: Callable) -> None:
         """Examine an answer on other random inputs as well; for hidden tests.
@@ -76,6 +79,26 @@ class Exercise:
         told = stop.text.replace("\n", "\n  ")
         text = f"✗ {head}{where}: {told}{printed}\n  Look at: {self.see}."
         return Verdict("wrong", text, stop.hint, seconds)
+
+
+def folded(message: str) -> str:
+    """A message in lines of at most `COLUMNS`, broken at spaces; what follows is indented.
+
+    What stands between backticks stays in one line.
+    """
+    lines = []
+    whole = re.sub("`[^`\n]*`", lambda code: code[0].replace(" ", "\xa0"), message)
+    for line in whole.split("\n"):
+        lead = line[: len(line) - len(line.lstrip())]
+        lines += textwrap.wrap(
+            line.lstrip(),
+            COLUMNS,
+            initial_indent=lead,
+            subsequent_indent=lead or "  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
+    return "\n".join(lines).replace("\xa0", " ")
 
 
 def exercise(

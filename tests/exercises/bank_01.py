@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -175,6 +176,13 @@ def histogram_closed_right(x, edges):
     which = torch.bucketize(x, edges)
     counts = torch.bincount(which, minlength=len(edges) + 1)[1 : len(edges)]
     return counts / (len(x) * edges.diff())
+
+
+def histogram_closed(x, edges):
+    heights = []
+    for low, high in pairwise(edges):
+        heights.append(((x >= low) & (x <= high)).sum() / (len(x) * (high - low)))
+    return torch.stack(heights)
 
 
 def broken_histogram(x, edges):
@@ -361,6 +369,7 @@ BANK = {
             "one width for all": lambda x, e: torch.histogram(x, e).hist / (len(x) * (e[1] - e[0])),
             "white pixels lost": histogram_half_open,
             "bins closed on the wrong side": histogram_closed_right,
+            "counted twice": histogram_closed,
         },
     ),
     "mended_noise": Answers(

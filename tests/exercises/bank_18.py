@@ -434,6 +434,7 @@ BANK = {
             "images for updates": budget_with(updates=lambda b, r, t, n: r * t),
             "updates for passes": budget_with(passes=lambda b, r, t, n: r * t / b / n),
             "batches for passes": budget_with(passes=lambda b, r, t, n: n / b),
+            "rounded": budget_with(updates=lambda b, r, t, n: r * t // b),
         },
     ),
     "variance_share": Answers(

@@ -165,6 +165,14 @@ def streamed_bounds(chunks):
     return torch.logsumexp(sums, 0) - math.log(sum(len(c) for c in chunks))
 
 
+def streamed_from_zero(chunks):
+    total, count = torch.zeros_like(chunks[0][0]), 0
+    for chunk in chunks:
+        total = torch.logaddexp(total, chunk.logsumexp(0))
+        count += len(chunk)
+    return total - math.log(count)
+
+
 def bounds(chunks):
     return torch.stack([c.logsumexp(0) - math.log(len(c)) for c in chunks])
 
@@ -323,6 +331,7 @@ BANK = {
             "log k forgotten": lambda c: torch.cat(c).logsumexp(0),
             "last chunk only": lambda c: bounds(c)[-1],
             "mean of logs": lambda c: torch.cat(c).mean(0),
+            "one weight too many": streamed_from_zero,
             "not finite": lambda c: torch.cat(c).exp().mean(0).log(),
             "changes its input": lambda c: streamed_at_once([c.pop() for _ in range(len(c))]),
         },

@@ -75,6 +75,11 @@ def work_with(flops=None, intensity=None):
     return answer
 
 
+def work_rounded(batch, c, o, height, width, k, s, p, size):
+    rows, columns = (round((n + 2 * p - k) / s + 1) for n in (height, width))
+    return 2 * batch * o * rows * columns * c * k**2
+
+
 def output_side(n, k, s, p):
     return (n + 2 * p - k) // s + 1
 
@@ -371,6 +376,7 @@ BANK = {
             ),
             "kernel once": work_with(lambda *a: work_formula(*a)[0] / a[5]),
             "batch forgotten": work_with(lambda *a: work_formula(1, *a[1:])[0]),
+            "not rounded down": work_with(work_rounded),
             "numbers for bytes": work_with(intensity=lambda f, *a: f / sum(numbers(*a))),
             "weights not moved": work_with(
                 intensity=lambda f, *a: f / a[8] / sum(numbers(*a)[::2])
@@ -409,6 +415,7 @@ BANK = {
             "half of it": spacing_with(lambda w: w.abs().log2().floor() - 1),
             "twice of it": spacing_with(lambda w: w.abs().log2().floor() + 1),
             "nearest power": spacing_with(lambda w: w.abs().log2().round()),
+            "towards zero": spacing_with(lambda w: w.abs().log2().trunc()),
             "power above": spacing_with(lambda w: w.abs().log2().ceil()),
             "sign of w": lambda w, p: spacing_frexp(w, p) * w.sign(),
             "not finite": spacing_with(lambda w: w.log2().floor()),
