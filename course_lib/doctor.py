@@ -131,15 +131,18 @@ def _folders() -> Iterator[Finding]:
         yield Finding(
             f"cache {cache} with {free:.0f} GB free", free > 1, "free 1 GB, or set COURSE_CACHE"
         )
-    try:
-        mirror = environment.mirror_directory()
-    except FileNotFoundError as error:
-        what, mend = str(error).rsplit(": ", 1)
-        yield Finding(what, False, mend)
-    else:
-        yield Finding(
-            f"data mirror {mirror}" if mirror else "no data mirror (none is needed)", True
-        )
+    named: tuple[tuple[str, str, Callable[[], Path | None]], ...] = (
+        ("data mirror", "no data mirror (none is needed)", environment.mirror_directory),
+        ("runs are kept in", "", environment.output_directory),
+    )
+    for name, absent, find in named:
+        try:
+            folder = find()
+        except FileNotFoundError as error:
+            what, mend = str(error).rsplit(": ", 1)
+            yield Finding(what, False, mend)
+        else:
+            yield Finding(f"{name} {folder}" if folder else absent, True)
 
 
 def _profile() -> Iterator[Finding]:

@@ -134,11 +134,44 @@ def mirror_directory() -> Path | None:
 
 
 def output_directory() -> Path:
-    """Where runs write: ``COURSE_OUTPUT``, else ``build/runs`` here, else ``./course_runs``."""
-    if os.environ.get("COURSE_OUTPUT"):
-        return Path(os.environ["COURSE_OUTPUT"]).expanduser()
+    """Where runs write: ``COURSE_OUTPUT``, else ``build/runs`` here, else ``./course_runs``.
+
+    Raises:
+        FileNotFoundError: ``COURSE_OUTPUT`` names no folder, nor a new one in a folder. A drive
+            that is not mounted yet looks like that, and to make the folders in its place would
+            keep the run on a disk that ends with the session.
+    """
+    value = os.environ.get("COURSE_OUTPUT")
+    if value:
+        folder = Path(value).expanduser()
+        if not folder.is_dir() and (folder.exists() or not folder.parent.is_dir()):
+            raise FileNotFoundError(
+                f"COURSE_OUTPUT is {value!r}, which is not a folder, nor a new name in one: mount "
+                "the drive that it lies on, make the folder, or name another."
+            )
+        return folder
     root = repository_root()
     return root / "build" / "runs" if root else Path.cwd() / "course_runs"
+
+
+def where_runs_go() -> str:
+    """One sentence about where runs are kept, or the empty string where nobody needs it.
+
+    Where somebody chose a folder it is named. Colab and Kaggle end a session and forget its files,
+    so there the sentence says how to choose one.
+    """
+    if os.environ.get("COURSE_OUTPUT"):
+        return f"Runs are kept in {output_directory()} (COURSE_OUTPUT)."
+    if os.environ.get("COLAB_RELEASE_TAG"):
+        lasting = "a folder of a mounted drive, such as /content/drive/MyDrive/course,"
+    elif os.environ.get("KAGGLE_KERNEL_RUN_TYPE"):
+        lasting = "a folder below /kaggle/working, with Settings, Persistence, Files only,"
+    else:
+        return ""
+    return (
+        f"Runs go to {output_directory()}, which ends with this session. To keep them, set "
+        f"os.environ['COURSE_OUTPUT'] to {lasting} and run this cell again."
+    )
 
 
 def choose_device(name: str | None = None) -> torch.device:
@@ -290,12 +323,36 @@ def report_line(device: torch.device, profile: Profile, seed: int) -> str:
     return " · ".join(parts)
 
 
+def _require_version(needs: str) -> None:
+    """Refuse to serve a notebook that was written for a newer library."""
+    from packaging.version import Version
+
+    if Version(__version__) >= Version(needs):
+        return
+    if repository_root() is not None:
+        mend = "bring the checkout up to date (git pull) and restart the kernel."
+    else:
+        mend = (
+            "run %pip uninstall --yes course_lib in a cell, restart the kernel, and run the set-up "
+            "cell again: it installs the newer one."
+        )
+    raise ImportError(
+        f"This notebook was written for course_lib {needs} or newer, and {__version__} lies in "
+        f"{Path(__file__).parent}: {mend}"
+    )
+
+
 def setup(
-    seed: int = 0, profile: str | None = None, device: str | None = None, quiet: bool = False
+    seed: int = 0,
+    profile: str | None = None,
+    device: str | None = None,
+    quiet: bool = False,
+    needs: str | None = None,
 ) -> Course:
     """Choose the device, read the profile, seed everything, and print one line about it.
 
-    A second line where the number of threads needs one: see `choose_threads`.
+    More lines where there is more to say: about the number of threads, see `choose_threads`, and
+    where runs are kept, see `where_runs_go`.
 
     Same seed, same machine, same versions: the same numbers.
 
@@ -304,11 +361,15 @@ def setup(
         profile: ``smoke``, ``laptop`` or ``gpu``; unless given, ``COURSE_PROFILE`` or ``laptop``.
         device: ``cpu``, ``cuda`` or ``mps``; ``COURSE_DEVICE``, else the best there is.
         quiet: do not print the line.
+        needs: the version of the library that the notebook was written for.
 
     Raises:
         ValueError: negative seed, unknown profile, or a device that is not there.
-        FileNotFoundError: ``COURSE_MIRROR`` names no folder.
+        FileNotFoundError: ``COURSE_MIRROR`` or ``COURSE_OUTPUT`` names no folder.
+        ImportError: this library is older than `needs`.
     """
+    if needs is not None:
+        _require_version(needs)
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
         raise ValueError(
             f"The seed should be a whole number of at least 0 and below 2**63, but is {seed!r}."
@@ -334,5 +395,5 @@ def setup(
         report=report_line(chosen_device, chosen_profile, seed),
     )
     if not quiet:
-        print(course.report, *([threads] if threads else []), sep="\n")
+        print(*filter(None, (course.report, threads, where_runs_go())), sep="\n")
     return course

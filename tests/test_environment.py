@@ -122,6 +122,47 @@ def test_folders_follow_the_environment(monkeypatch, tmp_path):
         course_lib.setup()
 
 
+def test_runs_go_to_a_folder_or_a_new_one_in_a_folder(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    for there in (tmp_path, tmp_path / "new"):
+        monkeypatch.setenv("COURSE_OUTPUT", str(there))
+        assert course_lib.setup(quiet=True).paths.output == there
+    # A drive that is not mounted looks like the first of these.
+    for wrong in (tmp_path / "MyDrive" / "course", tmp_path / "file"):
+        monkeypatch.setenv("COURSE_OUTPUT", str(wrong))
+        with pytest.raises(FileNotFoundError, match=r"COURSE_OUTPUT is .*mount the drive"):
+            course_lib.setup()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "advice"),
+    [("COLAB_RELEASE_TAG", "/content/drive"), ("KAGGLE_KERNEL_RUN_TYPE", "/kaggle/working")],
+)
+def test_where_a_session_ends_setup_says_how_to_keep_runs(
+    monkeypatch, tmp_path, capsys, variable, advice
+):
+    monkeypatch.delenv("COURSE_OUTPUT", raising=False)
+    monkeypatch.setenv(variable, "something")
+    course_lib.setup()
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert "ends with this session" in said and "COURSE_OUTPUT" in said and advice in said
+    monkeypatch.setenv("COURSE_OUTPUT", str(tmp_path))
+    course_lib.setup()
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == f"Runs are kept in {tmp_path} (COURSE_OUTPUT)."
+
+
+def test_a_library_older_than_its_notebook_says_so(monkeypatch):
+    course_lib.setup(quiet=True, needs=course_lib.__version__)
+    course_lib.setup(quiet=True, needs="0.0.9")
+    with pytest.raises(ImportError, match=r"written for course_lib 10\.2\.0 .*git pull"):
+        course_lib.setup(needs="10.2.0")
+    monkeypatch.setattr(environment, "repository_root", lambda: None)
+    with pytest.raises(ImportError, match=r"uninstall --yes course_lib.*restart the kernel"):
+        course_lib.setup(needs="10.2.0")
+
+
 def test_doctor_is_content_here(capsys):
     assert doctor.report(doctor.examine()) == 0
     assert "All is well" in capsys.readouterr().out

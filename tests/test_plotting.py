@@ -282,6 +282,19 @@ def test_a_gif_has_its_frames_and_its_pace(tmp_path):
     assert "grey to white" in repr(shown)
 
 
+def test_an_animation_needs_no_argument_that_ipython_7_lacks(monkeypatch):
+    from IPython.display import Image as Shown
+
+    newer = Shown.__init__
+
+    def older(self, data=None, format=None, metadata=None):
+        newer(self, data=data, format=format, metadata=metadata)
+
+    monkeypatch.setattr(Shown, "__init__", older)
+    shown = plotting.animation([noise(1, 8, 8), noise(1, 8, 8)], alt="two")
+    assert shown._repr_mimebundle_()[1] == {"image/gif": {"alt": "two"}}
+
+
 def test_animations_of_figures_single_images_and_two_states():
     figures = [plotting.histogram(noise(50) + k, range=(0, 3)) for k in range(3)]
     assert Image.open(io.BytesIO(plotting.animation(figures).data)).n_frames == 3

@@ -80,7 +80,8 @@ def animation(
         def __repr__(self) -> str:  # what a reader without images gets
             return f"<Animation: {alt}>"
 
-    return Animation(data=data, format="gif", alt=alt)
+    # As metadata, because the Image of IPython 7, which Colab has, knows no argument `alt`.
+    return Animation(data=data, format="gif", metadata={"alt": alt})
 
 
 def _write(path: Path, data: bytes) -> None:

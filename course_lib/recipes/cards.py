@@ -20,6 +20,7 @@ from torch import Tensor
 
 from course_lib import __version__, environment
 from course_lib.recipes import catalogue
+from course_lib.training.state import write_durably
 
 ASIDE = re.compile(r"\.\d+-\w")  # the beginning of a file that is being written
 _PLACES = {"card": "card.json", "weights": "final", "samples": "samples", "state": "checkpoint"}
@@ -31,7 +32,7 @@ def store(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _write(aside, content)
+            write_durably(aside, content)
             os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)
@@ -42,14 +43,6 @@ def store(path: Path, content: bytes) -> None:
             "and --resume goes on from it once there is room",
             str(path.parent),
         ) from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    """To the disk itself: a rename that outlives a power cut must not find an empty file."""
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def text(content: Mapping[str, Any]) -> bytes:
@@ -101,7 +94,7 @@ def _lock(path: Path, fcntl: Any) -> int:
                 "it, end it, or name another directory with --out."
             ) from None
         except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise
         # The last holder may have removed the file between our opening and our locking it.
         with suppress(FileNotFoundError):

@@ -15,6 +15,7 @@ Every file but TensorBoard's is written aside and then renamed, so that a kill l
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import io
 import json
@@ -206,7 +207,7 @@ def train(
         KeyboardInterrupt: after Ctrl-C, with a checkpoint of the last finished update.
         ProcessLost: one of several processes was killed or hangs; the last good checkpoint stays.
         FirstFailed: in other processes than the first, which raised one of these.
-        OSError: the disk is full or read-only; the last good checkpoint stays.
+        OSError: the disk is full, read-only or no longer there; the last good checkpoint stays.
     """
     here = connect(device)
     progress = progress and here.main
@@ -427,6 +428,23 @@ class Run:
                 self.writer.close()
         state.samples.clear()
 
+    def _store(self, name: str, content: bytes) -> None:
+        """Write a file of the directory, which must still be there.
+
+        A drive that is no longer mounted leaves an empty folder behind. To make the directory anew
+        in it would hide that until the session ends, and the files with it; and a drive is not
+        mounted over a folder that holds files.
+        """
+        if not os.path.exists(self.directory / "config.json"):  # False for a broken mount as well
+            raise OSError(
+                errno.ENOENT,
+                "The directory of this run is gone, so training stops. If it is on a drive, mount "
+                "that again; --resume (resume=True in a notebook) then goes on from the last "
+                "checkpoint",
+                str(self.directory),
+            )
+        store(self.directory / name, content)
+
     def _watchdog(self) -> Watchdog:
         if "generator" not in self.model.state.modules:
             return Watchdog()
@@ -440,8 +458,8 @@ class Run:
         for module in state.modules.values():
             module.eval()
         images = self.model.draw(64, torch.Generator().manual_seed(self.config.seed))
-        name = f"step-{state.step:07d}.png"
-        store(self.directory / "samples" / name, grid((images * 255).round().to(torch.uint8)))
+        name = f"samples/step-{state.step:07d}.png"
+        self._store(name, grid((images * 255).round().to(torch.uint8)))
         self._write_scalars()
         # Samples of the first updates are poor in another way than those of a collapse.
         ready = state.step >= self.config.steps / 4
@@ -483,7 +501,7 @@ class Run:
 
     def _write_log(self) -> None:
         seconds = self.before + time.perf_counter() - self.began
-        store(self.directory / "log.json", text(self.log | {"seconds": round(seconds, 3)}))
+        self._store("log.json", text(self.log | {"seconds": round(seconds, 3)}))
         self.log["seconds"] = seconds
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
@@ -529,9 +547,9 @@ class Run:
         for name, tensors in self.weights().items():
             content = safetensors.torch.save({k: t.cpu().contiguous() for k, t in tensors.items()})
             hashes[name] = hashlib.sha256(content).hexdigest()
-            store(self.directory / "final" / f"{name}.safetensors", content)
+            self._store(f"final/{name}.safetensors", content)
         card = self.card(self.evaluate()) | {"weights": hashes}
-        store(self.directory / "card.json", text(card))
+        self._store("card.json", text(card))
         return card
 
     def card(self, rows: list[dict[str, Any]]) -> dict[str, Any]:

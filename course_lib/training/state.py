@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import hashlib
 import io
 import json
@@ -216,11 +217,16 @@ def restore_random_states(state: TrainingState, states: dict[str, Tensor]) -> No
         torch.mps.set_rng_state(states["mps"])
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_durably(path: Path, content: bytes) -> None:
+    """To the disk itself: a rename that outlives a power cut must not find an empty file."""
     with open(path, "wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:  # mounted drives exist that know no such request
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+                raise
 
 
 def _sync_directory(directory: Path) -> None:
@@ -287,8 +293,8 @@ def save_checkpoint(state: TrainingState, batches: Any, directory: str | Path) -
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            _write(directory / name, content)
-        _write(directory / aside, json.dumps(manifest, indent=2).encode())
+            write_durably(directory / name, content)
+        write_durably(directory / aside, json.dumps(manifest, indent=2).encode())
         _sync_directory(directory)
         os.replace(directory / aside, directory / "manifest.json")
     except OSError as error:

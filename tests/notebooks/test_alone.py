@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -17,14 +16,12 @@ import pytest
 
 from course_lib import notebooks
 
+sys.path.insert(0, str(Path(__file__).parent))
+from hosted import Hosted
+
 ROOT = Path(__file__).parents[2]
 LECTURES = notebooks.lecture_paths(ROOT)
 EXERCISES = sorted((ROOT / "notebooks" / "exercises").glob("*.ipynb"))
-
-VERSIONS = """
-import importlib.metadata as m, json
-print(json.dumps({d.name: [d.version, str(d.locate_file(''))] for d in m.distributions()}))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -43,21 +40,9 @@ def wheel(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def bare_python(tmp_path) -> Path:
+def host(tmp_path) -> Hosted:
     """An interpreter that has torch and the rest, and no course_lib."""
-    place = tmp_path / "environment"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
-    python = next(p for p in (place / "bin/python", place / "Scripts/python.exe") if p.exists())
-    site = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
-    # Files named *.pth inside a folder that a .pth names are not read, so an editable install of
-    # the course in this environment stays unseen.
-    Path(site, "preinstalled.pth").write_text(sysconfig.get_path("purelib"))
-    return python
+    return Hosted(tmp_path / "environment")
 
 
 def test_wheel_holds_the_library_its_weights_and_its_cards_and_nothing_else(wheel):
@@ -71,7 +56,7 @@ def test_wheel_holds_the_library_its_weights_and_its_cards_and_nothing_else(whee
     }
 
 
-def test_feature_networks_load_where_only_the_wheel_is(wheel, bare_python, tmp_path):
+def test_feature_networks_load_where_only_the_wheel_is(wheel, host, tmp_path):
     # A wheel of pure Python is the folder that pip makes of it, zipped.
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     load = """
@@ -83,7 +68,7 @@ right = load_features("digits")(test.images).probabilities.argmax(1) == test.lab
 print(course_lib.__file__, environment.repository_root(), int(right.sum()), sep="\\n")
 """
     run = subprocess.run(
-        [bare_python, "-c", load],
+        [host.python, "-c", load],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
         capture_output=True,
@@ -96,9 +81,8 @@ print(course_lib.__file__, environment.repository_root(), int(right.sum()), sep=
     assert int(right) / card["test_n"] == card["test_accuracy"]
 
 
-def versions(python: Path) -> dict[str, list[str]]:
-    run = subprocess.run([python, "-c", VERSIONS], check=True, capture_output=True, text=True)
-    found = json.loads(run.stdout)
+def versions(host: Hosted) -> dict[str, list[str]]:
+    found = host.versions()
     return {name: where for name, where in found.items() if name != "course-lib"}
 
 
@@ -113,16 +97,16 @@ def run_alone(path: Path, python: Path, folder: Path, source: str) -> notebooks.
 
 
 @pytest.mark.parametrize("path", LECTURES, ids=lambda path: path.stem)
-def test_lecture_alone_in_an_empty_folder(path, wheel, bare_python, tmp_path):
-    before = versions(bare_python)
-    run = run_alone(path, bare_python, tmp_path / "empty", str(wheel))
+def test_lecture_alone_in_an_empty_folder(path, wheel, host, tmp_path):
+    before = versions(host)
+    run = run_alone(path, host.python, tmp_path / "empty", str(wheel))
     assert run.error == ""
     assert run.checks_passed == run.checks > 0
-    assert versions(bare_python) == before, "the set-up cell replaced something preinstalled"
+    assert versions(host) == before, "the set-up cell replaced something preinstalled"
     left = {item.name for item in (tmp_path / "empty").iterdir()} - {path.name, "cache"}
     assert not left, f"the lecture left files behind: {left}"
     again = subprocess.run(
-        [bare_python, "-c", "import course_lib; print(course_lib.__file__)"],
+        [host.python, "-c", "import course_lib; print(course_lib.__file__)"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -131,9 +115,9 @@ def test_lecture_alone_in_an_empty_folder(path, wheel, bare_python, tmp_path):
 
 
 @pytest.mark.parametrize("path", EXERCISES, ids=lambda path: path.stem)
-def test_untouched_exercises_alone_in_an_empty_folder(path, wheel, bare_python, tmp_path):
+def test_untouched_exercises_alone_in_an_empty_folder(path, wheel, host, tmp_path):
     """Top to bottom without an error: one friendly line where nothing is written yet."""
-    run = run_alone(path, bare_python, tmp_path / "empty", str(wheel))
+    run = run_alone(path, host.python, tmp_path / "empty", str(wheel))
     assert run.error == ""
     checks = [
         "".join("".join(output.get("text", "")) for output in cell["outputs"])
@@ -147,7 +131,14 @@ def test_untouched_exercises_alone_in_an_empty_folder(path, wheel, bare_python, 
     assert not left, f"the exercises left files behind: {left}"
 
 
-def test_failed_installation_says_what_to_do(bare_python, tmp_path):
-    run = run_alone(LECTURES[0], bare_python, tmp_path / "empty", str(tmp_path / "missing.whl"))
+def test_failed_installation_says_what_to_do(host, tmp_path):
+    run = run_alone(LECTURES[0], host.python, tmp_path / "empty", str(tmp_path / "missing.whl"))
     assert run.error.startswith("SystemExit: course_lib could not be installed from")
-    assert "run this cell again" in run.error
+    assert run.done < set(range(len(run.notebook["cells"]))), "the cells below must not run"
+    (error,) = [
+        output
+        for cell in run.notebook["cells"]
+        for output in cell.get("outputs", [])
+        if output["output_type"] == "error"
+    ]
+    assert error["evalue"].endswith("then run this cell again.")

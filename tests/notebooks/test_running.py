@@ -182,7 +182,7 @@ def test_badges_follow_the_address(checkout, capsys):
     assert __main__.main(["badges"]) == 0
     text = path.read_text(encoding="utf-8")
     assert "colab.research.google.com/github/owner/name/blob/main/notebooks/01_a.ipynb" in text
-    assert "git+https://github.com/owner/name@main" in text
+    assert "https://github.com/owner/name/archive/refs/heads/main.zip" in text
     assert __main__.main(["badges", "--check"]) == 0
     pyproject = checkout / "pyproject.toml"
     pyproject.write_text(PYPROJECT.replace("owner", "fork") + '[tool.course]\nbranch = "dev"\n')

@@ -100,7 +100,7 @@ else:
     def hook_replace(n):
         os.replace = before(os.replace, n)
     def hook_write(n):
-        module._write = half_written(module._write, n)
+        module.write_durably = half_written(module.write_durably, n)
     for name, hook in (("replace", hook_replace), ("write", hook_write)):
         for n in range(10_000):
             directory = root / f"{name}-{n}"
@@ -312,19 +312,19 @@ def test_a_full_disk_keeps_the_last_checkpoint_from_which_the_run_goes_on(
     before = files(half / "checkpoint")
     with monkeypatch.context() as patched:
         if full == "checkpoint":
-            write = state_module._write
+            write = state_module.write_durably
 
             def failing(path, content):
                 write(path, content[:100])
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-            patched.setattr(state_module, "_write", failing)
+            patched.setattr(state_module, "write_durably", failing)
         else:
 
             def failing(path, content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-            patched.setattr(cards, "_write", failing)
+            patched.setattr(cards, "write_durably", failing)
         with pytest.raises(OSError, match=r"Could not write .*No space left") as caught:
             runs.train("vae_mnist", out=half, resume=True, progress=False)
         assert caught.value.errno == errno.ENOSPC

@@ -56,7 +56,7 @@ def run(name, where, directory):
     if kind == "step":
         step = die_at(step, int(n))
     elif kind == "write":
-        module._write = half_write(module._write, int(n))
+        module.write_durably = half_write(module.write_durably, int(n))
     elif kind == "fsync":
         module.os.fsync = die_at(os.fsync, int(n))
     elif kind == "replace":
@@ -220,7 +220,7 @@ def test_another_model_is_refused_and_unchanged(tmp_path):
 def test_a_full_or_read_only_disk_keeps_the_previous_checkpoint(code, at, tmp_path, monkeypatch):
     state, batches = saved(tmp_path)
     before = files(tmp_path)
-    write, calls = state_module._write, iter(range(9))
+    write, calls = state_module.write_durably, iter(range(9))
 
     def failing(path, content):
         if next(calls) == at:
@@ -228,7 +228,7 @@ def test_a_full_or_read_only_disk_keeps_the_previous_checkpoint(code, at, tmp_pa
             raise OSError(code, os.strerror(code))
         write(path, content)
 
-    monkeypatch.setattr(state_module, "_write", failing)
+    monkeypatch.setattr(state_module, "write_durably", failing)
     with pytest.raises(OSError, match="previous one, if any, is unchanged; free some space"):
         save_checkpoint(state, batches, tmp_path)
     assert files(tmp_path) == before
@@ -293,3 +293,22 @@ def test_a_copied_checkpoint_is_a_checkpoint(tmp_path):
     state, _, batches = toy_gan(seed=2)
     load_checkpoint(state, batches, tmp_path / "b")
     assert state.step == 4
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EIO])
+def test_a_drive_without_fsync_takes_checkpoints_and_a_broken_one_is_reported(
+    tmp_path, monkeypatch, number
+):
+    def refused(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(state_module.os, "fsync", refused)
+    state, step, batches = toy_vae()
+    if number == errno.EIO:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            train(state, step, batches, 3, checkpoint=tmp_path, progress=False)
+        return
+    train(state, step, batches, 3, checkpoint=tmp_path, progress=False)
+    fresh, _, batches = toy_vae()
+    load_checkpoint(fresh, batches, tmp_path)
+    assert fresh.step == 3
