@@ -180,7 +180,7 @@ def summary(card: Mapping[str, Any], directory: Path) -> str:
 
 
 def table() -> str:
-    """All recipes, with minutes and memory of the newest card of a run of each."""
+    """All recipes, with minutes and memory of the quickest run of each that has a card."""
     head = ["recipe", "steps: smoke", "laptop", "gpu", "minutes, memory", "what"]
     rows = [head, ["-" * len(word) for word in head]]
     cards = list(_cards())
@@ -193,7 +193,8 @@ def table() -> str:
         "  ".join(f(c, w) for f, c, w in zip(pad, r, widths, strict=True)).rstrip() for r in rows
     ]
     lines.append(
-        "\nMinutes (evaluation included) and memory are those of the newest run on a card."
+        "\nMinutes (evaluation included) and memory are those of the quickest run on a card: "
+        "others may have shared their machine."
     )
     return "\n".join(lines)
 
@@ -212,7 +213,7 @@ def _cards() -> Iterator[dict[str, Any]]:
 
 
 def _cost(recipe: catalogue.Recipe, cards: list[dict[str, Any]]) -> str:
-    """Of the newest run with the recipe's own settings and budget, at the largest profile.
+    """Of the quickest run with the recipe's own settings and budget, at the largest profile.
 
     Where there is none, of the newest of any other, with its number of steps.
     """
@@ -227,7 +228,7 @@ def _cost(recipe: catalogue.Recipe, cards: list[dict[str, Any]]) -> str:
             and settings | c["config"]["settings"] == settings
         ]
         if full:
-            return f"{profile}: {_spent(max(full, key=lambda c: c['finished']))}"
+            return f"{profile}: {_spent(min(full, key=_seconds))}"
     others = [c for c in mine if c["config"]["profile"] != "smoke"]
     if not others:
         return "not run yet"
@@ -235,7 +236,11 @@ def _cost(recipe: catalogue.Recipe, cards: list[dict[str, Any]]) -> str:
     return f"{newest['config']['steps']:,} steps: {_spent(newest)}"
 
 
+def _seconds(card: Mapping[str, Any]) -> float:
+    return card["wall_seconds"] + card["evaluation"]["seconds"]
+
+
 def _spent(card: Mapping[str, Any]) -> str:
-    minutes = (card["wall_seconds"] + card["evaluation"]["seconds"]) / 60
+    minutes = _seconds(card) / 60
     memory = "" if card["peak_memory_mib"] is None else f", {card['peak_memory_mib']:,.0f} MiB"
     return f"{minutes:.1f} min{memory}, {card['device']}"
