@@ -1,4 +1,4 @@
-"""Networks: plain `nn.Module`s that know no loss and no data.
+"""Networks, each a plain `nn.Module` that knows no loss and no data.
 
 Tensors are float32; images are `[batch, channels, height, width]`, noise and
 codes `[batch, latent]`.
