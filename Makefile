@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: lab run test results clean
+.PHONY: lab run test results site clean
 .DEFAULT_GOAL := lab
 
 .venv/installed: pyproject.toml constraints.txt
@@ -11,9 +11,9 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[lab,test]'
 	@touch $@
 
-# Containers often work as root, where Jupyter wants to be told that this is meant.
+# Another port than 8888 is tried first with: make lab PORT=9000
 lab: .venv/installed
-	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/01_random_events_and_variables.ipynb
+	@$(BIN)/python -m course_lib lab $(if $(PORT),--port $(PORT))
 
 run: .venv/installed
 	$(BIN)/python -m course_lib run
@@ -35,7 +35,11 @@ results: .venv/installed
 		test -f $$out/card.json || $(BIN)/python -m course_lib train $$recipe \
 			--profile $(PROFILE) --seed $$seed --out $$out --resume; \
 		$(BIN)/python -m course_lib publish $$out; \
-	done; done; $(BIN)/python -m course_lib results
+	done; done; $(BIN)/python -m course_lib readme
+
+# The web site, from the stored notebooks: nothing is executed, nothing is fetched.
+site: .venv/installed
+	$(BIN)/python notebooks/site/build.py
 
 clean:
 	rm -rf build .pytest_cache .ruff_cache

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,8 @@ def run_command(options: argparse.Namespace) -> int:
     failed = [run.path.stem for run in runs if run.error]
     where = build.relative_to(root) if build.is_relative_to(root) else build
     print(f"\nExecuted copies and HTML pages lie in {where}.")
+    if options.store:
+        print("The README shows times and pictures of them: python -m course_lib readme")
     if failed:
         print(f"Failed: {', '.join(failed)}. Open its page there to see the cell.")
     return 1 if failed else 0
@@ -47,6 +50,13 @@ def doctor_command(options: argparse.Namespace) -> int:
     from course_lib import doctor
 
     return doctor.report(doctor.examine())
+
+
+def lab_command(options: argparse.Namespace) -> int:
+    """Start JupyterLab for this computer alone."""
+    from course_lib import lab
+
+    return lab.start(options.path, options.port, options.browser)
 
 
 def score_command(options: argparse.Namespace) -> int:
@@ -162,7 +172,7 @@ def publish_command(options: argparse.Namespace) -> int:
 
     with _sentences():
         path = results.publish(options.run, options.variant, options.weights, options.device)
-    print(f"The card lies in {path}. To show it in README.md: python -m course_lib results")
+    print(f"The card lies in {path}. To show it in README.md: python -m course_lib readme")
     return 0
 
 
@@ -174,6 +184,76 @@ def results_command(options: argparse.Namespace) -> int:
     told = "differs from the cards" if options.check else "is updated"
     print(f"The page of results in README.md {told if changed else 'agrees with the cards'}.")
     return 1 if changed and options.check else 0
+
+
+def readme_command(options: argparse.Namespace) -> int:
+    """Bring all that README.md has from notebooks, exercises and cards up to date."""
+    root, write = notebooks.require_root(), not options.check
+    changed = _update_readme(root, write)
+    for path in changed:
+        print(f"{'updated' if write else 'differs'}: {path.relative_to(root)}")
+    if not changed:
+        print("README.md agrees with notebooks, exercises and cards.")
+    return 1 if changed and not write else 0
+
+
+def _update_readme(root: Path, write: bool) -> list[Path]:
+    """README.md and its small pictures, as far as they differed from their sources."""
+    from course_lib import assignments
+    from course_lib.recipes import headlines, pretrained, results
+
+    readme, cards = root / "README.md", pretrained.cards(root / "data" / "results")
+    changed = notebooks.write_lecture_table(root, write)
+    differed = [
+        assignments.write_table(root, write),
+        notebooks.write_between(
+            readme, headlines.BEGIN, headlines.END, headlines.table(cards), write
+        ),
+        results.write_page(root, write),
+    ]
+    if any(differed) and readme not in changed:
+        changed.append(readme)
+    return changed
+
+
+def fresh_command(options: argparse.Namespace) -> int:
+    """Say what is stored or generated and no longer agrees with its source; change nothing."""
+    from course_lib import assignments
+
+    root = notebooks.require_root()
+    exercises = assignments.build(root, write=False)
+    found = [
+        *((path, f"run {path.stem[:2]} --store outputs") for path in notebooks.stale(root)),
+        *((path, "badges") for path in notebooks.update_badges(root, write=False)),
+        *((path, "exercises build") for path in exercises),
+        *((path, "readme") for path in _update_readme(root, write=False)),
+    ]
+    for path, command in found:
+        print(f"not fresh: {path.relative_to(root)}; mend it: python -m course_lib {command}")
+    if not found:
+        print("All that is stored or generated agrees with its sources.")
+    return 1 if found else 0
+
+
+def animation_command(options: argparse.Namespace) -> int:
+    """Train the small generator of the README's moving picture, and write the picture."""
+    from course_lib.data import DataUnavailableError
+    from course_lib.recipes import animation
+
+    out = Path(options.out) if options.out else None
+    if out is None:
+        out = notebooks.require_root() / "data" / "noise_to_digits.gif"
+    made, began = animation.made_from(options.steps, options.data), time.perf_counter()
+    print(f"{options.steps:,} updates on one core, some minutes; then the picture is drawn.")
+    try:
+        seen = animation.train(options.steps, options.data)
+    except DataUnavailableError as error:
+        raise ValueError(f"{error} (Here the last would be --data digits.)") from None
+    picture = animation.gif(seen, made)
+    notebooks.write_file(out, picture)
+    minutes = (time.perf_counter() - began) / 60
+    print(f"{out}: {len(picture) / 1e6:.2f} MB, after {minutes:.1f} minutes.")
+    return 0
 
 
 def exercises_command(options: argparse.Namespace) -> int:
@@ -229,6 +309,22 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(prog="python -m course_lib", description=__doc__)
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
+    command = commands.add_parser(
+        "lab", help="start JupyterLab; say where it is and how to stop it"
+    )
+    command.add_argument(
+        "path", nargs="?", metavar="PATH", help="a notebook or a folder; default the first lecture"
+    )
+    command.add_argument(
+        "--port", type=int, default=8888, help="the first port to try (default 8888)"
+    )
+    command.add_argument(
+        "--browser",
+        action=argparse.BooleanOptionalAction,
+        help="open one or not; default: where one would be seen, so not over SSH",
+    )
+    command.set_defaults(call=lab_command)
+
     command = commands.add_parser("run", help="execute the lectures and show what came of it")
     command.add_argument("names", nargs="*", help="beginnings of names, such as 04; default all")
     command.add_argument(
@@ -281,6 +377,7 @@ def parser() -> argparse.ArgumentParser:
     _add_recipe_commands(commands)
     _add_results_commands(commands)
     _add_exercises_command(commands)
+    _add_readme_commands(commands)
     command = commands.add_parser("doctor", help="check this installation and say what to mend")
     command.set_defaults(call=doctor_command)
     return main
@@ -345,6 +442,33 @@ def _add_results_commands(commands: Any) -> None:
     command = commands.add_parser("results", help="write the results page of README.md from cards")
     command.add_argument("--check", action="store_true", help="change nothing; fail if it differs")
     command.set_defaults(call=results_command)
+
+
+def _add_readme_commands(commands: Any) -> None:
+    """readme, fresh and animation."""
+    command = commands.add_parser(
+        "readme", help="write tables and small pictures of README.md from notebooks and cards"
+    )
+    command.add_argument("--check", action="store_true", help="change nothing; fail if one differs")
+    command.set_defaults(call=readme_command)
+
+    command = commands.add_parser(
+        "fresh", help="find what is stored or generated and no longer agrees with its source"
+    )
+    command.set_defaults(call=fresh_command)
+
+    command = commands.add_parser(
+        "animation",
+        help="make the README's moving picture: noise becoming digits (trains for some minutes)",
+        description="Trains a small DCGAN on a CPU and shows what it makes of the same noise at "
+        "many moments. The same seed, machine and versions give the same bytes.",
+    )
+    command.add_argument("--steps", type=int, default=6000, help="updates (default 6000)")
+    command.add_argument(
+        "--data", default="mnist", choices=("mnist", "fashion_mnist", "kmnist", "digits")
+    )
+    command.add_argument("--out", metavar="FILE", help="default data/noise_to_digits.gif")
+    command.set_defaults(call=animation_command)
 
 
 def _add_exercises_command(commands: Any) -> None:

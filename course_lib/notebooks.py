@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import io
 import json
 import os
 import re
@@ -26,27 +27,43 @@ from typing import Any
 from course_lib.environment import PROFILES, Profile, repository_root
 
 GENERATED_TAGS = ("badges", "record", "setup")
+PICTURES = ("image/png", "image/gif")
 
 SETUP_CELL = """\
 # Set-up, the same in every notebook. It installs course_lib where it is missing (Colab, Kaggle).
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_lib") is None:
-    source = os.environ.get("COURSE_SOURCE", "git+{address}@{branch}")
+    source = os.environ.get(
+        "COURSE_SOURCE",
+        "{address}/archive/refs/heads/{branch}.zip",
+    )
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", source]
-    if subprocess.run(pip).returncode != 0:
+    done = None
+    try:
+        done = subprocess.run(pip, capture_output=True, text=True)
+    finally:
+        importlib.invalidate_caches()
+        if done is None or done.returncode != 0:  # pip leaves what it had copied: take it away
+            half = importlib.util.find_spec("course_lib")
+            for folder in half.submodule_search_locations if half else []:
+                shutil.rmtree(folder)
+    if done.returncode != 0:
+        said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        said = [line for line in said if line.startswith(("ERROR:", "×"))] or said or ["nothing"]
         raise SystemExit(
-            f"course_lib could not be installed from {{source}}: check the network connection and "
-            "the address, then run this cell again."
+            f"course_lib could not be installed from {{source}}. pip says: {{said[-1]}}\\n"
+            "Check the network (on Kaggle: Settings, Internet on), the address and the free space, "
+            "then run this cell again."
         )
-    importlib.invalidate_caches()
 
 import course_lib
 
-course = course_lib.setup(seed=0)"""
+course = course_lib.setup(seed=0, needs="{version}")"""
 
 
 def lecture_paths(root: Path) -> list[Path]:
@@ -124,6 +141,18 @@ def tags(cell: dict[str, Any]) -> list[str]:
     return cell.get("metadata", {}).get("tags", [])
 
 
+def picture_outputs(cell: dict[str, Any]) -> list[dict[str, Any]]:
+    """The outputs of a cell that hold a picture, in order."""
+    return [
+        output for output in cell.get("outputs", []) if set(PICTURES) & {*output.get("data", {})}
+    ]
+
+
+def alternatives(cell: dict[str, Any]) -> list[str]:
+    """What the pictures of a cell show, in words: its metadata ``alt``, one text per picture."""
+    return cell.get("metadata", {}).get("alt", [])
+
+
 def source_hash(notebook: dict[str, Any]) -> str:
     """Hash of what the author wrote: each cell's kind, source and checks; no generated cell."""
     parts = [
@@ -132,6 +161,16 @@ def source_hash(notebook: dict[str, Any]) -> str:
         if not set(tags(cell)) & set(GENERATED_TAGS)
     ]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def stale(root: Path) -> list[Path]:
+    """The lectures whose stored outputs are not those of their cells."""
+    return [
+        path
+        for path in lecture_paths(root)
+        if (notebook := read_notebook(path))["metadata"].get("course", {}).get("source_hash")
+        != source_hash(notebook)
+    ]
 
 
 def claimed_equations(notebook: dict[str, Any]) -> list[str]:
@@ -158,14 +197,15 @@ def checked_equations(notebook: dict[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Address:
-    """Where the repository lives, as ``pyproject.toml`` says it."""
+    """Where the repository lives, and the version of its library, as ``pyproject.toml`` says."""
 
     url: str
     branch: str
+    version: str
 
     @classmethod
     def of(cls, root: Path) -> Address:
-        """Read ``[project.urls] Repository`` and ``[tool.course] branch``.
+        """Read ``[project.urls] Repository``, ``[tool.course] branch`` and the version.
 
         Raises:
             ValueError: the address is missing or is not on GitHub, which Colab needs.
@@ -178,7 +218,7 @@ class Address:
                 "write it as https://github.com/OWNER/NAME, which Colab links need."
             )
         branch = settings.get("tool", {}).get("course", {}).get("branch", "main")
-        return cls(url, branch)
+        return cls(url, branch, settings["project"].get("version", "0"))
 
     @property
     def slug(self) -> str:
@@ -188,7 +228,7 @@ class Address:
 
 def setup_cell(address: Address) -> str:
     """Source of the set-up cell."""
-    return SETUP_CELL.format(address=address.url, branch=address.branch)
+    return SETUP_CELL.format(address=address.url, branch=address.branch, version=address.version)
 
 
 def badge_row(address: Address, path: Path) -> str:
@@ -280,6 +320,160 @@ def _readme_pictures(notebook: dict[str, Any]) -> Iterator[bytes]:
             for output in cell.get("outputs", []):
                 if "image/png" in output.get("data", {}):
                     yield b64decode("".join(output["data"]["image/png"]))
+
+
+# ---------------------------------------------------------------------------- the front page
+
+THUMBNAIL_SIZE = (320, 200)  # pixels at most; shown half as wide, so that fine screens gain
+LECTURES_BEGIN, LECTURES_END = (
+    "<!-- lectures: made from the notebooks -->",
+    "<!-- end of lectures -->",
+)
+
+
+def thumbnail(notebook: dict[str, Any], path: Path) -> tuple[bytes, str]:
+    """The small picture of a lecture, and the words for those who do not see it.
+
+    One cell has the metadata ``"thumbnail": {"alt": "…", "box": [left, top, right, bottom]}``; the
+    picture is cut from its stored output, and the sides of the box are shares of its width and
+    height. The hash of what it was made from stands in the file, because another version of the
+    image library may pack the same picture into other bytes.
+
+    Raises:
+        ValueError: no cell, or several, have that metadata, or the cell has stored no picture.
+    """
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    found = [cell for cell in notebook["cells"] if "thumbnail" in cell.get("metadata", {})]
+    outputs = [output for cell in found for output in cell.get("outputs", [])]
+    pictures = [output["data"] for output in outputs if "image/png" in output.get("data", {})]
+    if len(found) != 1 or not pictures:
+        raise ValueError(
+            f'{path.name} needs one cell with the metadata "thumbnail": {{"alt": "…", "box": '
+            "[0, 0, 1, 1]}, and a picture among its stored outputs; "
+            f"{len(found)} cells have it, with {len(pictures)} pictures."
+        )
+    said, content = found[0]["metadata"]["thumbnail"], b64decode("".join(pictures[0]["image/png"]))
+    made_from = hashlib.sha256(json.dumps([said["box"], THUMBNAIL_SIZE]).encode() + content)
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    sides = (share * size for share, size in zip(said["box"], image.size * 2, strict=True))
+    image = image.crop(tuple(round(side) for side in sides))
+    image.thumbnail(THUMBNAIL_SIZE, Image.Resampling.LANCZOS)
+    info, buffer = PngInfo(), io.BytesIO()
+    info.add_text("made from", made_from.hexdigest())
+    image.quantize(128, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True, pnginfo=info)
+    return buffer.getvalue(), said["alt"]
+
+
+def _made_from(picture: bytes) -> str | None:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(io.BytesIO(picture)).info.get("made from")
+    except UnidentifiedImageError:
+        return None
+
+
+def update_thumbnails(root: Path, write: bool = True) -> list[Path]:
+    """Bring ``data/thumbnails`` up to date; returns the files that differed or are too many.
+
+    Raises:
+        ValueError: a lecture has no picture for it.
+    """
+    folder, changed = root / "data" / "thumbnails", []
+    paths = {folder / f"{path.stem}.png": path for path in lecture_paths(root)}
+    for target, path in paths.items():
+        picture, _ = thumbnail(read_notebook(path), path)
+        if not target.exists() or _made_from(target.read_bytes()) != _made_from(picture):
+            changed.append(target)
+            if write:
+                write_file(target, picture)
+    for other in sorted(set(folder.glob("*")) - set(paths)):
+        changed.append(other)
+        if write:
+            other.unlink()
+    return changed
+
+
+def lecture_table(root: Path) -> str:
+    """The lectures as a table of Markdown: picture, title, promise, minutes, exercises.
+
+    Title, promise (``"course": {"promise": "…"}`` in the metadata of the notebook) and the time of
+    the last recorded run come from the lecture; number and minutes of the exercises from theirs.
+
+    Raises:
+        ValueError: a lecture has no promise, no picture or no recorded run at ``laptop``.
+    """
+    # A table gives a column the width of its words, and shrinks pictures to it; so words without a
+    # break in the head keep the pictures at their size.
+    wide = "lecture" + "&nbsp;" * 30
+    lines = [f"| | {wide} | you will | runs in | exercises |", "|---|---|---|---|---|"]
+    for path in lecture_paths(root):
+        notebook = read_notebook(path)
+        said = notebook["metadata"].get("course", {})
+        if "promise" not in said or "laptop" not in said.get("runs", {}):
+            raise ValueError(
+                f'{path.name} needs the metadata "course": {{"promise": "what a reader will do"}}, '
+                f"and a recorded run: python -m course_lib run {path.stem[:2]} --store outputs"
+            )
+        title = source(notebook["cells"][0]).splitlines()[0].lstrip("# ").split(" · ", 1)[-1]
+        _, alt = thumbnail(notebook, path)
+        picture = (
+            f'<img src="data/thumbnails/{path.stem}.png" width="160" alt="{html.escape(alt)}">'
+        )
+        time_taken = _minutes(said["runs"]["laptop"]["seconds"]).replace(" ", "&nbsp;")
+        lines.append(
+            f"| {path.stem[:2]} | {picture}<br>[{title}](notebooks/{path.name}) "
+            f"| {said['promise']} | {time_taken} | {_exercises_of(path)} |"
+        )
+    return "\n".join(lines)
+
+
+def _exercises_of(path: Path) -> str:
+    """A link to the exercises of a lecture, with their number and minutes; a dash without any."""
+    exercises = path.parent / "exercises" / path.name
+    if not exercises.exists():
+        return "–"
+    each = [
+        cell["metadata"]["course"]
+        for cell in read_notebook(exercises)["cells"]
+        if "exercise" in cell["metadata"].get("course", {})
+    ]
+    minutes = sum(said["minutes"] for said in each)
+    return f"[{len(each)}, {minutes}&nbsp;min](notebooks/exercises/{path.name})"
+
+
+def write_lecture_table(root: Path, write: bool = True) -> list[Path]:
+    """Bring the table of lectures in README.md, and its pictures, up to date.
+
+    Returns:
+        The files that differed.
+
+    Raises:
+        ValueError: README.md has no place for it, or a lecture lacks something (`lecture_table`).
+    """
+    changed = update_thumbnails(root, write)
+    if write_between(root / "README.md", LECTURES_BEGIN, LECTURES_END, lecture_table(root), write):
+        changed.append(root / "README.md")
+    return changed
+
+
+def write_between(path: Path, begin: str, end: str, block: str, write: bool = True) -> bool:
+    """Put a block of Markdown between two comments of a file; whether it differed.
+
+    Raises:
+        ValueError: the comments do not stand there once each, in their order.
+    """
+    text = path.read_text(encoding="utf-8")
+    head, found, rest = text.partition(begin)
+    _, last, tail = rest.partition(end)
+    if not (found and last) or begin in rest or end in tail:
+        raise ValueError(f"{path.name} needs one line '{begin}' and one '{end}' to write between.")
+    fresh = f"{head}{begin}\n\n{block}\n\n{end}{tail}"
+    if write and fresh != text:
+        write_text(path, fresh)
+    return fresh != text
 
 
 # ---------------------------------------------------------------------------- running
@@ -473,12 +667,15 @@ def to_html(notebook: dict[str, Any], title: str) -> str:
     from nbconvert import HTMLExporter
 
     page = clean(notebook)
-    for output in (output for cell in page.cells for output in cell.get("outputs", [])):
-        data = output.get("data", {})
-        if "image/gif" in data:  # nbconvert shows every kind of picture but this one
-            alt = html.escape(data.get("text/plain", "animation").strip("<>"), quote=True)
-            encoded = "".join(data["image/gif"]).replace("\n", "")
-            data["text/html"] = f'<img alt="{alt}" src="data:image/gif;base64,{encoded}">'
+    for cell in page.cells:
+        texts = iter(alternatives(cell))
+        for output in picture_outputs(cell):
+            data = output["data"]
+            kind = next(kind for kind in PICTURES if kind in data)
+            alt = next(texts, "") or data.get("text/plain", "").strip("<>")
+            encoded = "".join(data[kind]).replace("\n", "")
+            # nbconvert shows no animation, and gives no picture its text.
+            data["text/html"] = f'<img alt="{html.escape(alt)}" src="data:{kind};base64,{encoded}">'
     return HTMLExporter().from_notebook_node(page, resources={"metadata": {"name": title}})[0]
 
 

@@ -20,6 +20,7 @@ LAYER = {
     "doctor": 4,
     "assignments": 5,
     "grading": 5,
+    "lab": 5,
     "__main__": 6,
 }
 # Asked by every layer for folders and devices; it imports nothing of the course itself.

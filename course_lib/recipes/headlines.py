@@ -1,0 +1,49 @@
+"""The first look at the results: one line per recipe for the README, made from the cards.
+
+All measures, budgets, devices and settings stand in the tables of `results`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from course_lib.recipes import results
+
+BEGIN, END = "<!-- headlines: made from the cards -->", "<!-- end of headlines -->"
+
+
+def table(cards: Mapping[Path, dict[str, Any]]) -> str:
+    """One line per recipe, budget and settings, from cards by path.
+
+    The measure of a line is the first that its paper has a figure of; without a paper it is the
+    Fréchet distance, and beside it stands that between real images.
+    """
+    found = results.groups(cards)
+    if not found:
+        return results.EMPTY
+    lines = [
+        "| recipe | model | data | measure | ours | to compare with | minutes |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for group in found:
+        card = group.first
+        what = card["what"].partition(",")[0].partition(" (")[0]
+        figure = next(iter(card["paper"]), None)
+        if figure is None:
+            measure, beside = results.SHOWN[0], f"real images: {group.ours(results.FLOOR)}"
+        else:
+            measure, beside = figure["measure"], f"the paper: {_printed(figure)}"
+        lines.append(
+            f"| `{card['recipe']}` | {what} | {card['data']['name']} | {measure} "
+            f"| {group.ours(measure)} | {beside} | {group.minutes:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _printed(figure: Mapping[str, Any]) -> str:
+    """The paper's value with the digits that it prints."""
+    if "digits" in figure:
+        return f"{figure['value']:,.{figure['digits']}f}"
+    return results.number(figure["value"])
