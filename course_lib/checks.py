@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import torch
+
+WIDTH = 88  # characters of a line that fit into a cell of JupyterLab on a small screen
 
 
 def _array(value: object) -> np.ndarray:
@@ -12,6 +16,19 @@ def _array(value: object) -> np.ndarray:
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().double().numpy()
     return np.asarray(value, dtype=np.float64)
+
+
+def _print(line: str) -> None:
+    """Print, folded at spaces: JupyterLab folds anywhere, and so in the middle of numbers."""
+    print(
+        textwrap.fill(
+            line,
+            WIDTH,
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    )
 
 
 def check(
@@ -24,7 +41,7 @@ def check(
     standard_error: float | None = None,
     what: str = "",
 ) -> None:
-    """Assert that ``measured`` equals ``expected`` and print one line with the error found.
+    """Assert that ``measured`` equals ``expected`` and print the error found.
 
     Args:
         tag: number of the equation, for example ``"4.3"``.
@@ -76,11 +93,11 @@ def check(
             f"✗ ({tag}) {what + ': ' if what else ''}measured {found.reshape(-1)[:4]}, "
             f"expected {truth.reshape(-1)[:4]}; {text}."
         )
-    print(f"✓ ({tag}) {what + ': ' if what else ''}{text}")
+    _print(f"✓ ({tag}) {what + ': ' if what else ''}{text}")
 
 
 def check_true(tag: str, condition: object, what: str) -> None:
-    """Assert a condition that is not an equality and print one line.
+    """Assert a condition that is not an equality and print the claim.
 
     Args:
         tag: number of the equation or claim, for example ``"4.3"``.
@@ -98,4 +115,4 @@ def check_true(tag: str, condition: object, what: str) -> None:
         values &= ~np.isnan(raw)  # NaN counts as true in Python, and is no evidence
     if values.size == 0 or not values.all():
         raise AssertionError(f"✗ ({tag}) this does not hold: {what}.")
-    print(f"✓ ({tag}) {what}")
+    _print(f"✓ ({tag}) {what}")

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from course_lib import check, check_true
+from course_lib.checks import WIDTH
 
 numbers = st.floats(-1e6, 1e6)
 
@@ -86,3 +87,13 @@ def test_the_line_names_the_equation(capsys):
 def test_check_true_fails_on_one_false():
     with pytest.raises(AssertionError, match=r"\(4\.4\).*both hold"):
         check_true("4.4", np.array([True, False]), "both hold")
+
+
+def test_a_long_line_is_folded_at_spaces_so_that_numbers_stay_whole(capsys):
+    what = "a description of seven words or more, " * 3
+    check("4.3", 1.0, 1.0, tolerance=1e-12, what=what.strip(", "))
+    check_true("4.4", True, "x" * 100)
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= WIDTH for line in lines[:2])
+    assert lines[1].startswith("    ") and lines[1].endswith("largest error 0, allowed 1e-12")
+    assert "x" * 100 in lines[-1]

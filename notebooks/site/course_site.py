@@ -10,7 +10,9 @@ and on the tree of the page
 
 - an equation with ``\\tag{4.3}`` gets the anchor ``eq-4.3`` (``\\tag{def 4.2}``: ``eq-def-4.2``), a
   code cell ``cell-<id>``, the statement of an exercise ``exercise-4.1``;
-- pictures get the alternative texts of their cell.
+- pictures get the alternative texts of their cell;
+
+and in what is written, Chinese words say that they are Chinese.
 
 An equation that stands twice, an anchor that nobody set, a picture without a text: each is a
 warning, and thereby an error of the build.
@@ -366,6 +368,25 @@ def plain_citations(app: Sphinx, page: str, template: str, context: dict[str, An
         context["body"] = body.replace(' role="doc-biblioentry"', "")
 
 
+CHINESE = re.compile(r"[\u3000-\u303f\u3400-\u4dbf\u4e00-\u9fff\uff00-\uffef]+")
+
+
+def with_chinese_marked(markup: str) -> str:
+    """Markup that tells readers aloud, and choosers of fonts, which words are Chinese."""
+    parts, inside = re.split(r"(<[^>]*>)", markup), 0
+    for i, part in enumerate(parts):
+        if tag := re.match(r"<(/?)(?:pre|script|style|svg)\b", part):
+            inside += -1 if tag[1] else 1
+        elif i % 2 == 0 and not inside:
+            parts[i] = CHINESE.sub(r'<span lang="zh-Hans">\g<0></span>', part)
+    return "".join(parts)
+
+
+def mark_chinese(app: Sphinx, page: str, template: str, context: dict[str, Any], *_: Any) -> None:
+    if "body" in context:
+        context["body"] = with_chinese_marked(context["body"])
+
+
 def tidy_scripts(app: Sphinx, error: Exception | None) -> None:
     """MathJax with its fonts and none of the package's other variants; no script of icons."""
     if error is not None:
@@ -393,6 +414,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", plain_docstring, priority=100)  # before napoleon
     app.connect("autodoc-skip-member", foreign)
     app.connect("html-page-context", plain_citations)
+    app.connect("html-page-context", mark_chinese)
     app.connect("build-finished", tidy_scripts)
     # What was read with other code, equations or works is read again.
     code = [(HERE / name).read_text(encoding="utf-8") for name in ("course_site.py", "pages.py")]

@@ -67,6 +67,18 @@ def test_every_displayed_equation_is_a_claim_or_a_definition(path):
 
 
 @each_lecture
+def test_a_lecture_ends_with_its_claims_three_folded_answers_and_further_reading(path):
+    cells = notebooks.read_notebook(path)["cells"]
+    last_code = max(i for i, cell in enumerate(cells) if cell["cell_type"] == "code")
+    end = "\n".join(notebooks.source(cell) for cell in cells[last_code:])
+    number = path.stem[:2].lstrip("0")
+    named = re.findall(rf"(?<![\d.]){number}\.\d+[a-z]?", end)
+    assert re.search(r"^\|[- |:]+\|$", end, re.M) and len(set(named)) > 10, "no table of claims"
+    assert end.count("<details>") == end.count("</details>") == 3
+    assert re.search(r"\bFurther reading\b", end)
+
+
+@each_lecture
 def test_stored_outputs_are_fresh(path):
     notebook = notebooks.read_notebook(path)
     record = notebook["metadata"]["course"]

@@ -418,6 +418,16 @@ def test_a_lecture_that_the_table_lacks_is_named(extension, tmp_path):
         extension.pages.lectures(tmp_path)
 
 
+def test_chinese_words_say_that_they_are_chinese_and_code_is_left_alone(extension):
+    marked = extension.with_chinese_marked(
+        '<p title="x">隐编码 z</p><pre>x = "噪声"</pre><i>反卷积</i>'
+    )
+    assert marked == (
+        '<p title="x"><span lang="zh-Hans">隐编码</span> z</p><pre>x = "噪声"</pre>'
+        '<i><span lang="zh-Hans">反卷积</span></i>'
+    )
+
+
 def test_a_theme_that_loads_other_scripts_is_noticed(extension):
     markup = '<script src="_static/a.js?v=1"></script><script defer src="b.js"></script>'
     assert extension.without_scripts(markup, "a.js") == '<script defer src="b.js"></script>'
