@@ -17,7 +17,7 @@ from pathlib import Path
 
 import course_lib
 from course_lib import assignments, notebooks
-from course_lib.recipes import results
+from course_lib.recipes import headlines, results
 from course_lib.recipes.pretrained import card_of, cards, pretrained
 
 ROW = re.compile(r"^\| \[(\d\d) [^\]]+\]\((\S+)\.ipynb\) \| (.+?) \| (.+?) \|$", re.M)
@@ -359,6 +359,8 @@ def results_page(root: Path) -> str:
         "written by code from the card of a finished run; a card holds the settings, the seed, the "
         "versions, the device, the times and every score with its n. An interval (±) is the "
         "standard deviation over seeds or, of one seed, the score's own standard error.\n\n"
+        f"{headlines.table(found)}\n\n"
+        "## All scores\n\n"
         f"{block}\n"
         "Two measurements of speed have pages of their own: [the measures of "
         "quality](../data/results/benchmark_metrics.md) and "
