@@ -17,6 +17,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 HOST, PORT = "127.0.0.1", 8888
+# Parts of nbgrader, where it is installed, that would warn of the absence of a course to grade.
+FOR_TEACHERS = [
+    f"nbgrader.server_extensions.{part}"
+    for part in ("formgrader", "assignment_list", "course_list")
+]
 
 
 def folder_and_start(path: str | None) -> tuple[Path, str]:
@@ -167,6 +172,7 @@ def serve(folder: str, page: str, port: int, browser: bool) -> None:
             "--ServerApp.allow_root=True",
             # The terminal is for what the reader needs: where it is, how to stop, what went wrong.
             "--Application.log_level=WARN",
+            *(f"--ServerApp.jpserver_extensions={name}=False" for name in FOR_TEACHERS),
         ]
     )
     address = f"http://{HOST}:{app.port}{app.base_url.rstrip('/')}{page}?token={token}"

@@ -1,7 +1,7 @@
 """The lectures as files: their generated cells, their freshness, and running them.
 
 Three cells of each lecture are generated and carry the tag ``badges``, ``record`` or ``setup``;
-everything else is the author's. ``source_hash`` covers the author's cells, so that a stored output
+everything else is the author's. ``source_hash`` covers the author's code, so that a stored output
 can be told from a stale one.
 """
 
@@ -154,11 +154,14 @@ def alternatives(cell: dict[str, Any]) -> list[str]:
 
 
 def source_hash(notebook: dict[str, Any]) -> str:
-    """Hash of what the author wrote: each cell's kind, source and checks; no generated cell."""
+    """Hash of what the stored outputs come from: the author's code cells and their checks.
+
+    Text is left out, so that a typo is mended without a run; generated cells too.
+    """
     parts = [
-        [cell["cell_type"], source(cell), cell.get("metadata", {}).get("checks", [])]
+        [source(cell), cell.get("metadata", {}).get("checks", [])]
         for cell in notebook["cells"]
-        if not set(tags(cell)) & set(GENERATED_TAGS)
+        if cell["cell_type"] == "code" and not set(tags(cell)) & set(GENERATED_TAGS)
     ]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:16]
 
@@ -617,7 +620,8 @@ def clean(notebook: dict[str, Any]) -> dict[str, Any]:
     """The notebook with outputs fit to be stored.
 
     Views of widgets go, since their state is not stored and a reader would see an error in their
-    place; the text beside them stays. Times of execution go, since they differ at every run.
+    place; the text beside them stays. Times of execution go, since they differ at every run. Text
+    that one stream brought in several pieces is one output, or a line could break in its middle.
     """
     import nbformat
 
@@ -628,6 +632,8 @@ def clean(notebook: dict[str, Any]) -> dict[str, Any]:
             data = output.get("data", {})
             data.pop("application/vnd.jupyter.widget-view+json", None)
             output.get("metadata", {}).pop("application/vnd.jupyter.widget-view+json", None)
+        if cell.cell_type == "code":
+            cell.outputs = _joined_streams(cell.outputs)
     notebook.metadata.pop("widgets", None)
     notebook.metadata.kernelspec = {
         "display_name": "Python 3 (ipykernel)",
@@ -636,6 +642,17 @@ def clean(notebook: dict[str, Any]) -> dict[str, Any]:
     }
     notebook.metadata.language_info = {"name": "python"}
     return notebook
+
+
+def _joined_streams(outputs: list[Any]) -> list[Any]:
+    joined: list[Any] = []
+    for output in outputs:
+        if joined and output.output_type == joined[-1].output_type == "stream":
+            if output.name == joined[-1].name:
+                joined[-1].text += output.text
+                continue
+        joined.append(output)
+    return joined
 
 
 def store(run: Run, root: Path, outputs: bool = True) -> None:

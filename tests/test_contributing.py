@@ -157,7 +157,8 @@ def test_what_is_not_fresh_is_found_with_the_command_that_mends_it(small_course,
     assert __main__.main(["fresh"]) == 0, capsys.readouterr().out
     path = notebooks.lecture_paths(small_course)[0]
     notebook = notebooks.read_notebook(path)
-    notebook["cells"][-1]["source"] = "Another last word."
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    code[-1]["source"] = "'another last word'"
     notebooks.write_notebook(path, notebook)
     student = small_course / "notebooks" / "exercises" / "06_dcgan.ipynb"
     exercise = notebooks.read_notebook(student)

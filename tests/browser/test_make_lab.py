@@ -109,6 +109,7 @@ def test_it_says_its_address_and_how_to_stop(two):
     page = lecture_paths(ROOT)[0].relative_to(ROOT)
     assert f"http://127.0.0.1:{first.port}/lab/tree/{page}?token={first.token}" in first.output
     assert "To stop: Ctrl-C here, then y" in first.output
+    assert "nbgrader" not in first.output.lower()  # it would tell students that they grade nothing
     code, _ = status(f"http://127.0.0.1:{first.port}/lab/tree/{page}?token={first.token}")
     assert code == 200
 
@@ -161,6 +162,22 @@ def test_ctrl_c_and_yes_end_it_and_its_kernels(two):
     assert second.process.wait(30) == 0
     assert time.monotonic() - start < 15
     assert not [pid for pid in kernels if running(pid)]
+
+
+def test_ctrl_c_twice_ends_it_too(tmp_path):
+    pytest.importorskip("jupyterlab", reason="JupyterLab is not installed (extra lab)")
+    hand, terminal = pty.openpty()
+    server = start_server([*COMMAND, str(tmp_path)], isolated(tmp_path), tmp_path, terminal)
+    try:
+        server.process.send_signal(signal.SIGINT)
+        time.sleep(1)  # its question ends without a line break, so that nothing tells of it
+        assert server.process.poll() is None
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(15) == 0
+    finally:
+        stop_server(server)
+        os.close(hand)
+        os.close(terminal)
 
 
 # ---------------------------------------------------------------------- without a server

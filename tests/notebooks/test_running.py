@@ -152,7 +152,7 @@ def test_nbval_fails_a_cell_that_hangs(tmp_path, root):
     assert "Cell 1" in run.stdout and "failed" in run.stdout
 
 
-def test_hash_sees_the_author_and_not_the_generated_cells():
+def test_hash_sees_the_code_of_the_author_and_neither_text_nor_generated_cells():
     first = lecture(cell("code", "1", checks=["1.1"]))
     other = json.loads(json.dumps(first))
     other["cells"][0]["source"] = "another badge"
@@ -160,6 +160,8 @@ def test_hash_sees_the_author_and_not_the_generated_cells():
     assert notebooks.source_hash(first) == notebooks.source_hash(other)
     other["cells"][3]["source"] = ["1"]
     assert notebooks.source_hash(first) == notebooks.source_hash(other), "lines or one string"
+    other["cells"].append(cell("markdown", "A typo is mended without a run."))
+    assert notebooks.source_hash(first) == notebooks.source_hash(other)
     for change in ({"source": "2"}, {"metadata": {"checks": ["1.2"]}}):
         changed = json.loads(json.dumps(first))
         changed["cells"][3] |= change
@@ -246,6 +248,21 @@ def test_writing_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
         notebooks.write_text(path, "new")
     assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_text_of_one_stream_is_stored_as_one_output():
+    notebook = lecture(cell("code", "1"))
+    notebook["cells"][3]["outputs"] = [
+        {"output_type": "stream", "name": name, "text": text}
+        for name, text in (
+            ("stdout", "half a "),
+            ("stdout", "line\n"),
+            ("stderr", "a"),
+            ("stdout", "b"),
+        )
+    ]
+    found = [(o.name, o.text) for o in notebooks.clean(notebook).cells[3].outputs]
+    assert found == [("stdout", "half a line\n"), ("stderr", "a"), ("stdout", "b")]
 
 
 def test_widget_views_are_not_stored():
