@@ -21,11 +21,13 @@ FLAGS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator:
-    """One headless Chromium per test process (a Playwright ``Browser``).
+    """A headless Chromium (a Playwright ``Browser``).
 
-    ``COURSE_CHROMIUM`` names another one than the ``chromium`` of the search path.
+    ``COURSE_CHROMIUM`` names another one than the ``chromium`` of the search path. It ends with
+    its file: as long as it lives, an event loop runs in this thread, in which kernels that a later
+    test starts would wait for ever.
     """
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     program = os.environ.get("COURSE_CHROMIUM") or next(

@@ -170,7 +170,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def address(built_site: Path) -> Iterator[str]:
     """The site, served to this machine alone."""
     handler = partial(Quiet, directory=str(built_site))
@@ -208,7 +208,7 @@ def fetched_axe() -> str:
     return source.decode()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def axe() -> str:
     """The source of axe-core; empty where it cannot be had, and the tests that need it say so."""
     try:
@@ -217,14 +217,14 @@ def axe() -> str:
         return ""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def judge(axe: str) -> None:
     """Skips a test that cannot be held without axe-core."""
     if not axe:
         pytest.skip(f"no axe-core {AXE_VERSION}: it comes by npm (apt-get install npm)")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def visits(
     chromium, address: str, built_site: Path, axe: str, screenshots: Path
 ) -> dict[str, Visit]:
