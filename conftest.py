@@ -1,11 +1,12 @@
 """Settings that hold for unit tests and for the notebooks that nbval executes."""
 
-import fcntl
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import filelock  # torch depends on it
 import hypothesis
 import pytest
 
@@ -62,6 +63,12 @@ def build_site(out: Path, work: Path, *options: str) -> subprocess.CompletedProc
 
 
 @pytest.fixture(scope="session")
+def site_builder() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`build_site`, for tests of what it refuses."""
+    return build_site
+
+
+@pytest.fixture(scope="session")
 def built_site(tmp_path_factory) -> Path:
     """The folder of the web site, built once for all workers of a test run.
 
@@ -74,8 +81,7 @@ def built_site(tmp_path_factory) -> Path:
     folder = base / "web"
     folder.mkdir(exist_ok=True)
     log = folder / "log.txt"
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with filelock.FileLock(folder / "lock"):
         if not log.exists():
             done = build_site(folder / "site", folder / "work")
             log.write_text(f"{done.stdout}\nexit status {done.returncode}\n", encoding="utf-8")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from course_lib import __main__, assignments, notebooks
-from course_lib.recipes import animation, headlines, pretrained
+from course_lib.recipes import animation, headlines, pretrained, results
 
 PAGES = ["README.md", "CONTRIBUTING.md"]
 KB = 1000
@@ -103,7 +103,8 @@ def test_every_lecture_and_every_recipe_with_a_card_has_its_line(root):
 def test_a_headline_shows_the_score_beside_that_of_the_paper_or_of_real_images(root):
     cards = pretrained.cards(root / "data" / "results")
     rows = headlines.table(cards).splitlines()[2:]
-    for card, row in zip(cards.values(), rows, strict=True):
+    for group, row in zip(results.groups(cards), rows, strict=True):
+        card = group.first
         figures = [f["value"] for f in card["paper"]]
         beside = re.search(r"\| (the paper|real images): ([\d.,]+)", row)
         shown = float(beside[2].replace(",", ""))

@@ -112,9 +112,9 @@ def test_every_lecture_exercise_and_page_is_there(pages):
     assert wanted <= pages.keys(), sorted(wanted - pages.keys())
 
 
-def test_a_link_to_nowhere_stops_the_build_and_a_link_to_somewhere_does_not(built_site, tmp_path):
-    from conftest import build_site
-
+def test_a_link_to_nowhere_stops_the_build_and_a_link_to_somewhere_does_not(
+    built_site, site_builder, tmp_path
+):
     shutil.copytree(built_site, tmp_path / "site")
     extra = tmp_path / "extra" / "site"
     extra.mkdir(parents=True)
@@ -130,7 +130,7 @@ def test_a_link_to_nowhere_stops_the_build_and_a_link_to_somewhere_does_not(buil
         (extra / f"made_up_{name}.md").write_text(page, encoding="utf-8")
     # Only the new pages are read; the next build of the same work folder forgets them.
     options = ["--extra", str(tmp_path / "extra")]
-    done = build_site(tmp_path / "site", built_site.parent / "work", *options)
+    done = site_builder(tmp_path / "site", built_site.parent / "work", *options)
     warned = re.findall(r"made_up_(\w+)\.md:\d+: WARNING: (.+)", done.stdout)
     assert done.returncode == 1
     assert {name for name, _ in warned} == {"cell", "equation", "file", "work"}, done.stdout[-2000:]
