@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: lab run test results site clean
+.PHONY: lab run test test-browser results site clean
 .DEFAULT_GOAL := lab
 
 .venv/installed: pyproject.toml constraints.txt
@@ -20,6 +20,11 @@ run: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+# Only the part of it that uses JupyterLab and the web site in Chromium; its pictures lie in
+# build/screenshots.
+test-browser: .venv/installed
+	$(BIN)/python -m pytest tests/browser
 
 # Every recipe over seeds, evaluated and published, then the results page; a run that was cut off goes
 # on where it stopped. The defaults want a GPU: about ten minutes per run were planned for one.
