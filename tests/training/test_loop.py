@@ -69,15 +69,21 @@ def test_a_bad_loss_is_named(bad):
         train(state, sick, batches, 20, progress=False)
 
 
-def test_a_bad_gradient_is_named_even_if_every_loss_is_finite(tmp_path):
+def toy_vae_with_gradient(value, at):
+    """State, step and batches, where step number `at` leaves one entry of a gradient so."""
     state, step, batches = toy_vae()
 
     def sick(state, x):
         values = step(state, x)
-        if state.step == 2:
-            state.modules["vae"].encoder[0].weight.grad[0, 0, 1, 1] = float("nan")
+        if state.step == at - 1:  # the loop counts after the step
+            state.modules["vae"].encoder[0].weight.grad[0, 0, 1, 1] = value
         return values
 
+    return state, sick, batches
+
+
+def test_a_bad_gradient_is_named_even_if_every_loss_is_finite(tmp_path):
+    state, sick, batches = toy_vae_with_gradient(float("nan"), at=3)
     name = r"at step 3: the gradient of vae.encoder.0.weight is not finite; try a smaller"
     with pytest.raises(TrainingDiverged, match=name):
         train(state, sick, batches, 9, progress=False, checkpoint=tmp_path, checkpoint_every=3)
@@ -85,14 +91,7 @@ def test_a_bad_gradient_is_named_even_if_every_loss_is_finite(tmp_path):
 
 
 def test_a_bad_gradient_of_the_last_step_is_never_returned():
-    state, step, batches = toy_vae()
-
-    def sick(state, x):
-        values = step(state, x)
-        if state.step == 13:
-            state.modules["vae"].encoder[0].weight.grad[0, 0, 1, 1] = float("inf")
-        return values
-
+    state, sick, batches = toy_vae_with_gradient(float("inf"), at=14)
     with pytest.raises(TrainingDiverged, match=r"at step 14: the gradient of vae.encoder.0.weight"):
         train(state, sick, batches, 14, progress=False)
 
