@@ -199,13 +199,35 @@ def _read_sprites(split: str, size: int) -> ImageSet:
 
 def _mnist_like(class_name: str, classes: tuple[str, ...]) -> _Source:
     def read(root: Path, split: str, size: int, download: bool) -> ImageSet:
-        data = _torchvision(class_name)(root, train=split == "train", download=download)
-        return ImageSet(data.data[:, None].clone(), data.targets.long(), classes=classes)
+        if download:
+            _torchvision(class_name)(root, download=True)
+        part = root / class_name / "raw" / ("train" if split == "train" else "t10k")
+        images = _read_idx(Path(f"{part}-images-idx3-ubyte"), 3)
+        labels = _read_idx(Path(f"{part}-labels-idx1-ubyte"), 1)
+        if len(images) != len(labels):
+            raise ValueError(f"{len(images)} images, {len(labels)} labels")
+        return ImageSet(images[:, None], labels.long(), classes=classes)
 
     def archives() -> list[tuple[str, str]]:
         return [(f"raw/{file}", md5) for file, md5 in _torchvision(class_name).resources]
 
     return _Source(read, (1, 28), class_name, archives=archives)
+
+
+def _read_idx(file: Path, axes: int) -> Tensor:
+    """An unpacked file of bytes: 0, 0, 8 for their type, the number of axes, sizes, the bytes.
+
+    Torchvision reads it too, but importing torchvision takes as long as all else before a first
+    update.
+    """
+    if not file.is_file():
+        raise RuntimeError("not found")
+    content = np.fromfile(file, np.uint8)
+    start = 4 + 4 * axes
+    sizes = content[4:start].view(">i4").tolist()
+    if content[:4].tolist() != [0, 0, 8, axes] or len(content) != start + np.prod(sizes):
+        raise ValueError(f"{file} is not whole")
+    return torch.from_numpy(content[start:].reshape(sizes))
 
 
 def _read_cifar10(root: Path, split: str, size: int, download: bool) -> ImageSet:
@@ -338,7 +360,6 @@ def _obtain(
     mirror: Path | None,
     download: bool,
 ) -> ImageSet:
-    mend = _mend(source, root)
     try:
         found = _read_cache(name, source, split, size, root)
         if found is None:
@@ -351,10 +372,11 @@ def _obtain(
         places = "neither in the cache nor in the mirror" if mirror else "not in the cache"
         network = f"its download failed ({_short(error)})" if download else "download is False"
         reason = f"{name!r} is {places}, and {network}"
-        raise DataUnavailableError(reason, mend) from None
+        raise DataUnavailableError(reason, _mend(source, root)) from None
     except OSError as error:
         if error.errno not in _DISK:
-            raise DataUnavailableError(f"{name!r} failed ({_short(error)})", mend) from None
+            reason = f"{name!r} failed ({_short(error)})"
+            raise DataUnavailableError(reason, _mend(source, root)) from None
         reason = f"{name!r} cannot be written to the cache {root} ({error.strerror})"
         mend = "set COURSE_CACHE to a folder that can be written to and has room"
         raise DataUnavailableError(reason, mend) from None

@@ -226,7 +226,7 @@ def autoencoder(
         if isinstance(layer, nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
-    optimizer = torch.optim.Adam(model.parameters(), s["learning_rate"], fused=True)
+    optimizer = training.Adam(model.parameters(), s["learning_rate"])
     state = TrainingState({"autoencoder": model}, {"autoencoder": optimizer})
 
     def step(state: TrainingState, x: Tensor) -> Mapping[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from course_lib.training.adam import Adam
 from course_lib.training.loop import TrainingDiverged, train
 from course_lib.training.speed import (
     channels_last,
@@ -29,6 +30,7 @@ from course_lib.training.steps import (
 
 __all__ = [
     "EMA",
+    "Adam",
     "TrainingDiverged",
     "TrainingState",
     "autoencoder_step",

@@ -19,6 +19,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from course_lib.training.adam import Adam
+
 
 class EMA:
     """Exponential moving average of a module's weights: average += (1 - decay)(weight - average).
@@ -87,17 +89,15 @@ def _adam(
     learning_rate: float,
     betas: tuple[float, float],
     fused: bool,
-) -> torch.optim.Adam:
-    """Adam, fused into one kernel; where torch refuses that, the ordinary one (same update)."""
+) -> Adam:
+    """Adam, fused into one kernel; where torch refuses that, a loop over tensors (same update)."""
     if not learning_rate > 0:
         raise ValueError(f"learning_rate must be positive, not {learning_rate}.")
     parameters = list(parameters)
-    if not fused:
-        return torch.optim.Adam(parameters, lr=learning_rate, betas=betas)
     try:
-        return torch.optim.Adam(parameters, lr=learning_rate, betas=betas, fused=True)
+        return Adam(parameters, lr=learning_rate, betas=betas, fused=fused or None)
     except RuntimeError:
-        return torch.optim.Adam(parameters, lr=learning_rate, betas=betas)
+        return Adam(parameters, lr=learning_rate, betas=betas, fused=None)
 
 
 def gan_state(
