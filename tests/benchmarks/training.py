@@ -772,8 +772,8 @@ def table(result: dict) -> str:
     lines += [
         "",
         "`python -m course_lib train RECIPE` has done its first update at most "
-        f"{result['start_seconds'][slowest]:.1f} s after the start of Python ({slowest}; goal: 3 s; median "
-        f" of three starts of each of the {len(result['start_seconds'])} recipes at the "
+        f"{result['start_seconds'][slowest]:.1f} s after Python's start ({slowest}; goal: 3 s; "
+        f"median of three starts of each of the {len(result['start_seconds'])} recipes at the "
         "profile laptop, data in the cache).",
         "",
     ]
