@@ -20,6 +20,7 @@ from .classifier import ConvClassifier
 from .common import UpsampledConv2d, count_parameters
 from .dcgan import DCGANDiscriminator, DCGANGenerator, dcgan_init
 from .mlp import MLPDiscriminator, MLPGenerator, mlp
+from .products import ProductConv2d, ProductConvTranspose2d, as_products
 from .vae import (
     VAE,
     Autoencoder,
@@ -54,10 +55,13 @@ __all__ = [
     "MLPDiscriminator",
     "MLPEncoder",
     "MLPGenerator",
+    "ProductConv2d",
+    "ProductConvTranspose2d",
     "SamePadConv2d",
     "SamePadConvTranspose2d",
     "UpsampledConv2d",
     "VAEOutput",
+    "as_products",
     "conv_autoencoder",
     "conv_vae",
     "count_parameters",

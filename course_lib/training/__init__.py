@@ -10,6 +10,7 @@ from course_lib.training.speed import (
     hold_memory,
     in_bfloat16,
     in_place_activations,
+    products_for_small_maps,
 )
 from course_lib.training.state import (
     EMA,
@@ -44,6 +45,7 @@ __all__ = [
     "in_place_activations",
     "iwae_step",
     "load_checkpoint",
+    "products_for_small_maps",
     "sample_noise",
     "save_checkpoint",
     "train",

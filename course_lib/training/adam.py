@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def _bare(name: str) -> Callable[..., Any]:
@@ -53,15 +54,14 @@ class Adam(torch.optim.Adam):
         """Update every parameter that has a gradient; what `closure` returns is returned."""
         if closure is not None or not all(map(self._is_ordinary, self.param_groups)):
             return _step(self, closure)
-        for group in self.param_groups:
+        for number, group in enumerate(self.param_groups):
             held = [p for p in group["params"] if p.grad is not None]
             if not held:
                 continue
             moments = [self.state[p] for p in held]
             if not all(moments):
                 self._init_group(group, *([] for _ in range(6)))
-            steps = [m["step"] for m in moments]
-            torch._foreach_add_(steps, 1)
+            steps = self._counted(number, moments)
             beta1, beta2 = group["betas"]
             torch._fused_adam_(
                 held,
@@ -81,6 +81,23 @@ class Adam(torch.optim.Adam):
                 found_inf=None,
             )
         return None
+
+    def _counted(self, group: int, moments: list[dict[str, Any]]) -> list[Tensor]:
+        """The numbers of updates of parameters of a group, one more than before.
+
+        Each is an entry of one vector, so that one addition serves them all.
+        """
+        steps = [m["step"] for m in moments]
+        counts = self.__dict__.setdefault("_counts", {})  # a copy of an optimizer begins anew
+        vector, entries = counts.get(group, (None, []))
+        if len(entries) != len(steps) or any(map(operator.is_not, entries, steps)):
+            vector = torch.stack(steps)  # the first time, or other parameters have gradients
+            steps = list(vector.unbind())
+            for m, step in zip(moments, steps, strict=True):
+                m["step"] = step
+            counts[group] = vector, steps
+        vector += 1
+        return steps
 
     def _is_ordinary(self, group: dict[str, Any]) -> bool:
         asks_more = group["amsgrad"] or group["capturable"] or group["differentiable"]

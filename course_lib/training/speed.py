@@ -17,6 +17,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from course_lib.models import as_products
 from course_lib.training.loop import Step
 from course_lib.training.state import TrainingState
 
@@ -109,6 +110,17 @@ def in_place_activations(state: TrainingState) -> TrainingState:
                 )
                 if rising and isinstance(before, _OUTPUT_UNUSED):
                     layer.inplace = True
+    return state
+
+
+def products_for_small_maps(state: TrainingState) -> TrainingState:
+    """Compute convolutions of at most 4×4 places as products of matrices (`models.as_products`).
+
+    On a CPU that is faster once channels are many (hundreds), above all with `channels_last`.
+    Weights and results stay (up to the order of additions). Returns the same state.
+    """
+    for module in (*state.modules.values(), *(ema.module for ema in state.ema.values())):
+        as_products(module)
     return state
 
 

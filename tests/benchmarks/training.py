@@ -400,6 +400,7 @@ class Workload:
 
 
 FEW, GAN = ("fused Adam", "held memory"), ("fused Adam", "held memory", "reused fakes")
+CONVOLUTIONS = "channels last", "in-place activations", "products for small maps"
 WORKLOADS = [
     Workload("MLP GAN 28×28", "PyTorch-GAN gan", mlp_gan, plain_gan, our_gan,
              (*GAN, "joined batches"), {"fp32": 2.5, "bf16": 3.2}),
@@ -411,10 +412,10 @@ WORKLOADS = [
     Workload("MLP VAE 28×28", "pytorch/examples vae", mlp_vae, plain_mlp_vae, our_mlp_vae,
              FEW, {"fp32": 2.0, "bf16": 2.8}, batch=128, signed=False, resized=False),
     Workload("DCGAN, transposed 64×64", "pytorch/examples dcgan", transposed_gan, plain_dcgan,
-             our_gan, (*GAN, "channels last", "in-place activations"), {"fp32": 1.3, "bf16": 2.3},
+             our_gan, (*GAN, *CONVOLUTIONS), {"fp32": 1.3, "bf16": 2.3},
              data="sprites", size=64),
     Workload("convolutional VAE 64×64", "PyTorch-VAE VanillaVAE", conv_vae, plain_conv_vae,
-             our_conv_vae, (*FEW, "channels last", "in-place activations"),
+             our_conv_vae, (*FEW, *CONVOLUTIONS),
              {"fp32": 1.7, "bf16": 3.0}, data="sprites", size=64, signed=False),
 ]  # fmt: skip
 
@@ -482,6 +483,8 @@ def our_run(w: Workload, tricks: Tricks) -> Run:
         training.channels_last(state)
     if "in-place activations" in tricks:
         training.in_place_activations(state)
+    if "products for small maps" in tricks:
+        training.products_for_small_maps(state)
     if "bfloat16" in tricks:
         step = training.in_bfloat16(step)
     batches = batches_of(w, w.batch * w.batches_per_step)

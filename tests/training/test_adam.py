@@ -1,6 +1,7 @@
 """The course's Adam against torch's: same weights, same state, same hooks."""
 
 import copy
+import pickle
 import subprocess
 import sys
 
@@ -94,6 +95,25 @@ def test_no_gradient_at_all_is_no_update():
     mine, theirs = twins()
     training.Adam(mine.parameters()).step()
     assert_same(mine, theirs)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+def test_a_copy_of_a_network_with_its_optimizer_counts_for_itself(copied):
+    mine, theirs = twins()
+    ours = training.Adam(mine.parameters())
+    reference = torch.optim.Adam(theirs.parameters(), fused=True)
+    for seed in range(3):
+        descend(mine, ours, seed)
+        descend(theirs, reference, seed)
+    other, others = copied((mine, ours))
+    for seed in range(3, 6):
+        descend(mine, ours, seed)
+        descend(other, others, seed)
+        descend(theirs, reference, seed)
+    assert_same(mine, theirs)
+    assert_same(other, theirs)
+    for moments in (*ours.state.values(), *others.state.values()):
+        assert moments["step"].item() == 6
 
 
 @pytest.mark.parametrize("groups", ["two rates", "two types", "amsgrad", "differentiable"])

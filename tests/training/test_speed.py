@@ -26,6 +26,7 @@ from course_lib.training import (
     in_place_activations,
     iwae_step,
     loop,
+    products_for_small_maps,
     sample_noise,
     speed,
     train,
@@ -270,6 +271,27 @@ def test_channels_last_gives_the_same_weights(penalised):
     assert_same(*results)
     with pytest.raises(ValueError, match="before the first update"):
         channels_last(state)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"penalty": "gradient_penalty"}, {"penalty": "r1"}, {"reuse_fakes": True}]
+)
+@pytest.mark.parametrize("reorder", [False, True])
+def test_products_for_small_maps_give_the_same_weights(options, reorder):
+    results = []
+    for products in (False, True):
+        pair = networks(batch_norm=False)  # a bias before one has no gradient but rounding
+        state = gan_state(*pair, latent_dim=LATENT, ema_decay=0.9)
+        if products:
+            assert products_for_small_maps(state) is state
+            if reorder:
+                channels_last(state)
+        kinds = {type(layer) for network in pair for layer in network.modules()}
+        assert (models.ProductConv2d in kinds) == products
+        batches = data.Batches(pictures(), N)
+        train(state, lambda s, x: gan_step(s, x, **options), batches, STEPS, progress=False)
+        results.append((*pair, state.ema["generator"].module))
+    assert_same(*results)
 
 
 @pytest.mark.parametrize(
