@@ -6,6 +6,7 @@ from course_lib.training.adam import Adam
 from course_lib.training.loop import TrainingDiverged, train
 from course_lib.training.speed import (
     channels_last,
+    compile_networks,
     fast_bfloat16,
     hold_memory,
     in_bfloat16,
@@ -36,6 +37,7 @@ __all__ = [
     "TrainingState",
     "autoencoder_step",
     "channels_last",
+    "compile_networks",
     "fast_bfloat16",
     "gan_state",
     "gan_step",

@@ -11,6 +11,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
+import os
+import shutil
 import time
 from collections.abc import Mapping
 
@@ -122,6 +124,34 @@ def products_for_small_maps(state: TrainingState) -> TrainingState:
     for module in (*state.modules.values(), *(ema.module for ema in state.ema.values())):
         as_products(module)
     return state
+
+
+def compile_networks(state: TrainingState) -> TrainingState:
+    """Let torch's compiler write kernels for both passes through each network (`torch.compile`).
+
+    The first update then takes seconds to minutes. Measure before you trust it with a run: on a CPU
+    it can lose, see data/results/benchmark_training_tricks.json. Results stay (up to the order of
+    additions). It knows no second derivatives, so neither gradient penalty nor R1. Returns the same
+    state.
+
+    Raises:
+        ValueError: the networks lie on a CPU, and there is no C++ compiler for it.
+    """
+    if state.device.type == "cpu" and compiler() is None:
+        raise ValueError(
+            "torch.compile needs a C++ compiler on a CPU and finds none: install one (Debian and "
+            "Ubuntu: apt install g++; macOS: xcode-select --install), or leave this trick out."
+        )
+    for module in state.modules.values():
+        if any(True for _ in module.parameters()):
+            module.compile()
+    return state
+
+
+def compiler() -> str | None:
+    """Path of the C++ compiler that torch.compile would call, if there is one."""
+    names = (os.environ.get("CXX"), "g++", "clang++", "c++")
+    return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
 def in_bfloat16(step: Step) -> Step:

@@ -485,6 +485,8 @@ def our_run(w: Workload, tricks: Tricks) -> Run:
         training.in_place_activations(state)
     if "products for small maps" in tricks:
         training.products_for_small_maps(state)
+    if "compiled networks" in tricks:
+        training.compile_networks(state)
     if "bfloat16" in tricks:
         step = training.in_bfloat16(step)
     batches = batches_of(w, w.batch * w.batches_per_step)
@@ -604,6 +606,9 @@ def entrants(w: Workload, options: argparse.Namespace) -> dict[str, tuple[str, T
             found[trick] = ("ours", frozenset(w.tricks[:i]))
         if w.size > 28 and "channels last" not in w.tricks:
             found["channels last"] = ("ours", frozenset({*w.tricks, "channels last"}))
+        # The compiler differentiates once, and a penalty on gradients wants twice.
+        if w.ours is not our_wgan_gp and training.speed.compiler():
+            found["compiled networks"] = ("ours", frozenset({*w.tricks, "compiled networks"}))
     else:
         found["fp32"] = ("ours", frozenset(w.tricks))
     if options.device == "cuda":

@@ -19,6 +19,7 @@ from torch import nn
 from course_lib import data, losses, models
 from course_lib.training import (
     channels_last,
+    compile_networks,
     fast_bfloat16,
     gan_state,
     gan_step,
@@ -292,6 +293,27 @@ def test_products_for_small_maps_give_the_same_weights(options, reorder):
         train(state, lambda s, x: gan_step(s, x, **options), batches, STEPS, progress=False)
         results.append((*pair, state.ema["generator"].module))
     assert_same(*results)
+
+
+@pytest.mark.skipif(speed.compiler() is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_networks_give_the_same_weights():
+    results = []
+    for compiled in (False, True):
+        model = vae()
+        state = vae_state(model, losses.BernoulliLikelihood(), seed=2)
+        if compiled:
+            assert compile_networks(state) is state
+        source = torch.Generator().manual_seed(4)
+        for _ in range(STEPS):
+            vae_step(state, torch.rand(N, 1, 4, 4, generator=source))
+        results.append([model])
+    assert_same(*results)
+
+
+def test_without_a_compiler_there_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(speed, "compiler", lambda: None)
+    with pytest.raises(ValueError, match="install one"):
+        compile_networks(vae_state(vae(), losses.BernoulliLikelihood()))
 
 
 @pytest.mark.parametrize(
