@@ -143,7 +143,7 @@ class Batches(Iterator[Tensor]):
         seed: chooses the sequence of orders.
 
     Attributes:
-        labels: labels ``[batch]`` of the latest batch, or None.
+        labels: labels ``[batch]`` of the latest batch, or None; looked up when asked for.
         epoch: number of the current pass, from 0.
         position: images already handed out in it.
 
@@ -165,8 +165,19 @@ class Batches(Iterator[Tensor]):
             )
         self.image_set, self.batch_size, self.seed = image_set, int(batch_size), int(seed)
         self.range = _checked_range(range)
-        self.labels: Tensor | None = None
+        self.labels = None
         self._start(epoch=0, position=0)
+
+    @property
+    def labels(self) -> Tensor | None:
+        if self._latest is not None:
+            labels = self.image_set.labels
+            self.labels = None if labels is None else labels[self._latest]
+        return self._labels
+
+    @labels.setter
+    def labels(self, labels: Tensor | None) -> None:
+        self._labels, self._latest = labels, None
 
     @property
     def batches_per_epoch(self) -> int:
@@ -183,8 +194,7 @@ class Batches(Iterator[Tensor]):
             self._start(self.epoch + 1, 0)
         index = self._order[self.position : self.position + self.batch_size]
         self.position += self.batch_size
-        labels = self.image_set.labels
-        self.labels = None if labels is None else labels[index]
+        self._latest = index
         return self.image_set.as_float(index, self.range)
 
     def state_dict(self) -> dict[str, int]:
