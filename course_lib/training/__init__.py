@@ -7,11 +7,11 @@ from course_lib.training.loop import TrainingDiverged, train
 from course_lib.training.speed import (
     channels_last,
     compile_networks,
+    convolutions_as_products,
     fast_bfloat16,
     hold_memory,
     in_bfloat16,
     in_place_activations,
-    products_for_small_maps,
 )
 from course_lib.training.state import (
     EMA,
@@ -38,6 +38,7 @@ __all__ = [
     "autoencoder_step",
     "channels_last",
     "compile_networks",
+    "convolutions_as_products",
     "fast_bfloat16",
     "gan_state",
     "gan_step",
@@ -47,7 +48,6 @@ __all__ = [
     "in_place_activations",
     "iwae_step",
     "load_checkpoint",
-    "products_for_small_maps",
     "sample_noise",
     "save_checkpoint",
     "train",

@@ -115,14 +115,15 @@ def in_place_activations(state: TrainingState) -> TrainingState:
     return state
 
 
-def products_for_small_maps(state: TrainingState) -> TrainingState:
-    """Compute convolutions of at most 4×4 places as products of matrices (`models.as_products`).
+def convolutions_as_products(state: TrainingState, **limits: float) -> TrainingState:
+    """Compute convolutions as products of matrices where that pays on a CPU.
 
-    On a CPU that is faster once channels are many (hundreds), above all with `channels_last`.
-    Weights and results stay (up to the order of additions). Returns the same state.
+    That is on maps of at most 4×4 places with hundreds of channels, and where a single channel
+    comes out; above all with `channels_last`. Weights and results stay (up to the order of
+    additions). `limits` as in `models.as_products`. Returns the same state.
     """
     for module in (*state.modules.values(), *(ema.module for ema in state.ema.values())):
-        as_products(module)
+        as_products(module, **limits)
     return state
 
 

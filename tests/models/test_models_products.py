@@ -1,6 +1,7 @@
 """Convolutions as matrix products against torch's own, to the second derivative."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -33,6 +34,13 @@ def derivatives(layer: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     return [y, *first, *second]
 
 
+def convolutions(function) -> int:
+    """How many convolutions torch itself computed in a call."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as watch:
+        function()
+    return sum(e.count for e in watch.key_averages() if e.key == "aten::convolution")
+
+
 @pytest.mark.parametrize("size", [(4, 4), (3, 5), (2, 2)])
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("bias", [True, False])
@@ -45,31 +53,65 @@ def test_results_and_derivatives_are_those_of_torch(kind, options, bias, order, 
         expected = derivatives(layer, x)
     except RuntimeError:
         pytest.skip("this map is too small for the kernel")
-    product = as_products(copy.deepcopy(layer).to(memory_format=order))
+    product = as_products(copy.deepcopy(layer).to(memory_format=order), EVERYWHERE, 1)
     assert type(product) in (ProductConv2d, ProductConvTranspose2d)
-    product.PLACES = EVERYWHERE
     for mine, theirs in zip(derivatives(product, x), expected, strict=True):
         assert mine.shape == theirs.shape
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
-def convolutions(function) -> int:
-    """How many convolutions torch itself computed in a call."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as watch:
-        function()
-    return sum(e.count for e in watch.key_averages() if e.key == "aten::convolution")
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 3, "padding": 1},
+        {"kernel_size": 3, "bias": False},
+        {"kernel_size": (2, 3), "padding": (0, 2)},
+        {"kernel_size": 1},
+    ],
+)
+def test_few_channels_are_given_to_patches_with_the_same_derivatives(options, order):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(48, 2, **options).double()
+    x = torch.randn(2, 48, 6, 7, dtype=torch.float64, requires_grad=True)
+    expected = derivatives(layer, x)
+    product = as_products(copy.deepcopy(layer).to(memory_format=order), share=2)
+    assert convolutions(lambda: product(x)) == 0
+    for mine, theirs in zip(derivatives(product, x), expected, strict=True):
+        assert mine.shape == theirs.shape
+        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        ({"out_channels": 1, "padding": 1}, 0),
+        ({"out_channels": 2, "padding": 1}, 1),
+        ({"out_channels": 1, "padding": 1, "stride": 2}, 1),
+        ({"out_channels": 1, "padding": 3}, 1),
+    ],
+)
+def test_many_channels_stay_convolutions(options, left):
+    layer = as_products(nn.Conv2d(36, kernel_size=3, **options))
+    assert convolutions(lambda: layer(torch.randn(1, 36, 16, 16))) == left
+
+
+def test_small_maps_of_few_channels_stay_convolutions():
+    for wide, left in ((256, 0), (255, 1)):
+        layer = as_products(nn.Conv2d(256, wide, 3, 2, 1))
+        assert convolutions(partial(layer, torch.randn(1, 256, 8, 8))) == left
 
 
 @pytest.mark.parametrize(("side", "left"), [(8, 0), (10, 1)])
 def test_only_small_maps_are_products(side, left):
-    down = as_products(nn.Conv2d(2, 3, 3, 2, 1))
-    up = as_products(nn.ConvTranspose2d(2, 3, 4, 2, 1))
+    down = as_products(nn.Conv2d(2, 3, 3, 2, 1), channels=1)
+    up = as_products(nn.ConvTranspose2d(2, 3, 4, 2, 1), channels=1)
     assert convolutions(lambda: down(torch.randn(1, 2, side, side))) == left
     assert convolutions(lambda: up(torch.randn(1, 2, side // 2, side // 2))) == left
 
 
 def test_channels_last_needs_no_copy_and_stays():
-    layer = as_products(nn.Conv2d(4, 8, 3, 2, 1).to(memory_format=torch.channels_last))
+    layer = as_products(nn.Conv2d(4, 8, 3, 2, 1).to(memory_format=torch.channels_last), channels=1)
     x = torch.randn(2, 4, 8, 8).to(memory_format=torch.channels_last)
     assert layer(x).is_contiguous(memory_format=torch.channels_last)
     matrix = layer.weight.permute(0, 2, 3, 1).reshape(8, -1)
@@ -81,7 +123,7 @@ def test_networks_keep_their_names_and_weights():
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     x = torch.rand(4, 1, 32, 32) * 2 - 1
     expected = network.eval()(x)
-    assert as_products(network) is network
+    assert as_products(network, channels=1) is network
     assert any(type(layer) is ProductConv2d for layer in network.modules())
     assert before.keys() == network.state_dict().keys()
     torch.testing.assert_close(network(x), expected)
@@ -113,7 +155,10 @@ def test_unusual_convolutions_stay_as_they_are(layer):
 
 
 def test_inputs_that_torch_accepts_are_accepted():
-    down, up = as_products(nn.Conv2d(2, 3, 3)), as_products(nn.ConvTranspose2d(2, 3, 3, 2))
+    down, up = (
+        as_products(layer, channels=1)
+        for layer in (nn.Conv2d(2, 3, 3), nn.ConvTranspose2d(2, 3, 3, 2))
+    )
     assert down(torch.randn(2, 5, 5)).shape == (3, 3, 3)
     assert up(torch.randn(2, 3, 3)).shape == (3, 7, 7)
     assert up(torch.randn(1, 2, 3, 3), output_size=[8, 8]).shape == (1, 3, 8, 8)
@@ -122,18 +167,18 @@ def test_inputs_that_torch_accepts_are_accepted():
 def test_wrong_channels_are_refused_as_torch_does():
     for layer in (nn.Conv2d(2, 3, 3), nn.ConvTranspose2d(2, 3, 3)):
         with pytest.raises(RuntimeError, match="channels"):
-            as_products(layer)(torch.randn(1, 4, 4, 4))
+            as_products(layer, channels=1)(torch.randn(1, 4, 4, 4))
 
 
 def test_maps_too_small_for_the_kernel_are_refused_as_torch_does():
     with pytest.raises(RuntimeError, match="size"):
-        as_products(nn.Conv2d(2, 3, 5))(torch.randn(1, 2, 4, 4))
+        as_products(nn.Conv2d(2, 3, 5), channels=1)(torch.randn(1, 2, 4, 4))
     with pytest.raises(RuntimeError, match="too small"):
-        as_products(nn.ConvTranspose2d(2, 3, 3, padding=2))(torch.randn(1, 2, 1, 1))
+        as_products(nn.ConvTranspose2d(2, 3, 3, padding=2), channels=1)(torch.randn(1, 2, 1, 1))
 
 
 def test_half_precision_of_autocast():
-    layer = as_products(nn.Conv2d(8, 8, 3, 2, 1))
+    layer = as_products(nn.Conv2d(8, 8, 3, 2, 1), channels=1)
     x = torch.randn(2, 8, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
         low = layer(x)

@@ -20,6 +20,7 @@ from course_lib import data, losses, models
 from course_lib.training import (
     channels_last,
     compile_networks,
+    convolutions_as_products,
     fast_bfloat16,
     gan_state,
     gan_step,
@@ -27,7 +28,6 @@ from course_lib.training import (
     in_place_activations,
     iwae_step,
     loop,
-    products_for_small_maps,
     sample_noise,
     speed,
     train,
@@ -278,13 +278,13 @@ def test_channels_last_gives_the_same_weights(penalised):
     "options", [{}, {"penalty": "gradient_penalty"}, {"penalty": "r1"}, {"reuse_fakes": True}]
 )
 @pytest.mark.parametrize("reorder", [False, True])
-def test_products_for_small_maps_give_the_same_weights(options, reorder):
+def test_convolutions_as_products_give_the_same_weights(options, reorder):
     results = []
     for products in (False, True):
         pair = networks(batch_norm=False)  # a bias before one has no gradient but rounding
         state = gan_state(*pair, latent_dim=LATENT, ema_decay=0.9)
         if products:
-            assert products_for_small_maps(state) is state
+            assert convolutions_as_products(state, channels=1, share=1) is state
             if reorder:
                 channels_last(state)
         kinds = {type(layer) for network in pair for layer in network.modules()}
