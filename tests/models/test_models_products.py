@@ -184,3 +184,17 @@ def test_half_precision_of_autocast():
         low = layer(x)
     assert low.dtype == torch.bfloat16
     torch.testing.assert_close(low.float(), layer(x), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_an_activation_may_write_over_the_result(kind, bias):
+    gradients = []
+    for inplace in (False, True):
+        torch.manual_seed(0)
+        layer = as_products(kind(2, 3, 3, 2, 1, bias=bias), channels=1)
+        x = torch.randn(2, 2, 4, 4, requires_grad=True)
+        nn.Sequential(layer, nn.ReLU(inplace))(x).square().sum().backward()
+        gradients.append([x.grad, *(p.grad for p in layer.parameters())])
+    for mine, theirs in zip(*gradients, strict=True):
+        assert torch.equal(mine, theirs)
