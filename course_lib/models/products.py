@@ -1,8 +1,8 @@
 """Convolutions as one matrix product each, where that is faster.
 
 Where a map has few places and many channels, or a result one channel only, a convolution on a CPU
-takes longer than a product with as many operations. The patches of the map, laid out side by side,
-are a matrix; with channels innermost the weights are one already, and so is the result.
+takes longer than a product with as many operations. The patches of the map, laid out side by side
+(im2col), are a matrix; with channels innermost the weights are one already, and so is the result.
 """
 
 from __future__ import annotations
