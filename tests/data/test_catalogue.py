@@ -7,6 +7,8 @@ import http.server
 import pickle
 import shutil
 import struct
+import subprocess
+import sys
 import tarfile
 import threading
 import zipfile
@@ -272,6 +274,38 @@ def test_damaged_unpacked_files_are_named(tiny_kmnist, tmp_path) -> None:
     (tmp_path / "bin" / "binarized_mnist" / "binarized_mnist.npz").write_bytes(b"PK nonsense")
     with pytest.raises(DataUnavailableError, match="delete that folder and try again"):
         load("binarized_mnist", root=tmp_path / "bin", mirror=tiny_kmnist)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("images-idx3", struct.pack(">IIII", 0x803, 6, 28, 28) + bytes(6 * 784 - 1)),  # cut off
+        ("images-idx3", struct.pack(">IIII", 0x803, 6, 28, 28) + bytes(6 * 784 + 1)),
+        ("images-idx3", struct.pack(">IIII", 0xD03, 6, 28, 28) + bytes(6 * 784)),  # floats
+        ("labels-idx1", struct.pack(">II", 0x803, 6) + bytes(6)),  # three axes
+        ("labels-idx1", struct.pack(">II", 0x801, 5) + bytes(5)),  # not one per image
+        ("labels-idx1", b""),
+    ],
+)
+def test_unpacked_files_that_do_not_fit_are_damaged(file, content, tiny_kmnist, tmp_path) -> None:
+    cache = tmp_path / "cache"
+    load("kmnist", root=cache, mirror=tiny_kmnist)
+    (cache / "KMNIST" / "raw" / f"train-{file}-ubyte").write_bytes(content)
+    with pytest.raises(DataUnavailableError, match="are damaged"):
+        load("kmnist", root=cache, mirror=tiny_kmnist)
+    assert len(load("kmnist", "test", root=cache)) == 4
+
+
+def test_what_lies_unpacked_is_read_without_importing_torchvision(tiny_kmnist, tmp_path) -> None:
+    cache = tmp_path / "cache"
+    load("kmnist", root=cache, mirror=tiny_kmnist)
+    code = (
+        "import sys; from course_lib import data\n"
+        f"images = data.load('kmnist', root={str(cache)!r})\n"
+        "print(len(images), images.labels.tolist(), 'torchvision' in sys.modules)\n"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert printed.stdout == "6 [0, 1, 2, 3, 4, 5] False\n", printed.stderr
 
 
 def test_cifar10_from_its_archive(offline, tmp_path, monkeypatch) -> None:
