@@ -217,8 +217,7 @@ def _mnist_like(class_name: str, classes: tuple[str, ...]) -> _Source:
 def _read_idx(file: Path, axes: int) -> Tensor:
     """An unpacked file of bytes: 0, 0, 8 for their type, the number of axes, sizes, the bytes.
 
-    Torchvision reads it too, but importing torchvision takes as long as all else before a first
-    update.
+    Torchvision reads it too, but its import would delay the first update of every run.
     """
     if not file.is_file():
         raise RuntimeError("not found")

@@ -171,7 +171,8 @@ def as_products(
     """Let the convolutions of the module be products where that pays; in place.
 
     Weights, names and results stay. Convolutions in groups, with dilation or with another padding
-    than zeros are left as they are. The limits were measured on two cores with AVX-512.
+    than zeros are left as they are. The limits are rules of thumb for a CPU;
+    `tests/benchmarks/training.py --tricks` measures what they give in whole loops.
 
     Args:
         places: a map is small up to so many places: the result of a convolution, the input of a

@@ -20,8 +20,9 @@ class Adam(torch.optim.Adam):
     """`torch.optim.Adam` for a loop of small updates: the same weights, bit for bit.
 
     Torch's own step asks at every call what cannot change between calls, and its methods import
-    `torch._dynamo` first (over a second). State, hooks and checkpoints are those of torch, and so
-    is the step itself wherever a group is not `fused` or asks for more than the ordinary update.
+    `torch._dynamo` first, which delays the first update. State, hooks and checkpoints are those of
+    torch, and so is the step itself wherever a group is not `fused` or asks for more than the
+    ordinary update.
 
     Args:
         params: as in torch.
