@@ -152,7 +152,8 @@ def load_features(
     `course_lib.recipes.classifiers` and kept in this repository; its test accuracy is on its card,
     `data/results/features_NAME.json`. "inception" is Inception-v3 with 2048 features through
     torch-fidelity (`pip install 'course-lib[torch-fidelity]'`), which downloads its weights once,
-    unless the variable COURSE_INCEPTION_WEIGHTS names a local file of them.
+    unless the variable COURSE_INCEPTION_WEIGHTS names a local file of them. Torch's own
+    generator is left as it was: a score taken in the middle of a run does not change the run.
 
     Args:
         name: one of `NAMES`.
@@ -172,7 +173,8 @@ def load_features(
         raise ValueError(f"there is no feature network {name!r} among {', '.join(NAMES)}: {hint}")
     device = choose_device(str(device))
     if name == "inception":
-        return _load_inception(device)
+        with torch.random.fork_rng(devices=[]):
+            return _load_inception(device)
     card_path, weights_path = files(name, folder)
     mend = f"train the network anew with python -m course_lib.recipes.classifiers {name}"
     try:
@@ -181,7 +183,8 @@ def load_features(
         if hashlib.sha256(content).hexdigest() != card["sha256"]:
             raise ValueError("the hash differs")
         classes = tuple(card["classes"])
-        classifier = ConvClassifier(card["image_shape"], len(classes), card["width"])
+        with torch.random.fork_rng(devices=[]):  # first weights are drawn, and replaced at once
+            classifier = ConvClassifier(card["image_shape"], len(classes), card["width"])
         classifier.load_state_dict(safetensors.torch.load(content))
     except OSError as error:
         raise FeaturesUnavailableError(

@@ -333,3 +333,9 @@ def test_a_file_that_holds_no_weights_is_refused_and_never_run(fidelity, monkeyp
     torch.save({"fc.bias": Payload(tmp_path / "was_run")}, path)
     assert "cannot be had" in inception_refused()
     assert not (tmp_path / "was_run").exists()
+
+
+def test_loading_a_network_draws_nothing_from_the_generator_of_torch():
+    before = torch.get_rng_state()
+    load_features("digits")
+    assert torch.equal(torch.get_rng_state(), before)

@@ -192,6 +192,22 @@ def test_ctrl_c_saves_and_the_resumed_run_is_the_same(finished, half):
     assert [s["from"] for s in card["sessions"]] == [0, 31]
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_resumed_run_with_dropout_is_the_same(tmp_path, monkeypatch, optimizer):
+    """Dropout draws from torch's own generator, which nothing at the start of a run may move."""
+    settings = {"data": "digits", "optimizer": optimizer, "samples": 20, "test_images": 20}
+    settings |= {"centroids": 10, "held_out": 100, "learning_rate": 0.01}
+    wanted = {"profile": "smoke", "steps": 8, "every": 4, "settings": settings, "progress": False}
+    whole = runs.train("gan_mnist_parzen", out=tmp_path / "whole", **wanted)
+    with monkeypatch.context() as patched:
+        patched.setattr(runs.Run, "_look", interrupt_at(runs.Run._look, 4))
+        with pytest.raises(KeyboardInterrupt):
+            runs.train("gan_mnist_parzen", out=tmp_path / "cut", **wanted)
+    resumed = runs.train("gan_mnist_parzen", out=tmp_path / "cut", resume=True, **wanted)
+    assert [s["from"] for s in resumed["sessions"]] == [0, 5]
+    assert resumed["weights"] == whole["weights"] and resumed["curves"] == whole["curves"]
+
+
 def test_ctrl_c_on_the_command_line_ends_with_130_and_says_how_to_go_on(
     tmp_path, monkeypatch, capsys
 ):
