@@ -14,7 +14,8 @@ import io
 import json
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +34,23 @@ TIMEOUT_SECONDS = 20
 
 class FeaturesUnavailableError(RuntimeError):
     """A feature network cannot be had here and now; the sentence says why and what would help."""
+
+
+@contextmanager
+def full_float32(device: torch.device) -> Iterator[None]:
+    """Convolutions of float32 images with all their digits, on a GPU too.
+
+    There torch may round their inputs to the 11 binary digits of TF32 ("CUDA semantics" in its
+    notes), and a score should not depend on the device.
+    """
+    cudnn, before = torch.backends.cudnn, None
+    if device.type == "cuda":
+        before, cudnn.allow_tf32 = cudnn.allow_tf32, False
+    try:
+        yield
+    finally:
+        if before is not None:
+            cudnn.allow_tf32 = before
 
 
 class Features(NamedTuple):
@@ -119,7 +137,8 @@ class FeatureNetwork:
             from_bytes = part.dtype == torch.uint8
             unit = part.float() / 255 if from_bytes else (part.float() - low) / (high - low)
             unit = unit.clamp(0, 1).to(self.device)
-            features, logits = self._network(unit)
+            with full_float32(self.device):
+                features, logits = self._network(unit)
             parts.append((features.float().cpu(), logits.float().softmax(1).cpu()))
         features, probabilities = (torch.cat(column) for column in zip(*parts, strict=True))
         return Features(features, probabilities, self.name)

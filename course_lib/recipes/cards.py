@@ -111,6 +111,9 @@ def circumstances(device: torch.device, processes: int = 1) -> dict[str, Any]:
     name = f"cpu ({platform.machine()}, {threads} thread{'s' if threads > 1 else ''})"
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
+        # What "float32" means in a convolution since Ampere (compute capability 8).
+        if torch.backends.cudnn.allow_tf32 and torch.cuda.get_device_capability(device)[0] >= 8:
+            name += ", convolutions in TF32"
     versions = {"course_lib": __version__, "python": platform.python_version()}
     versions |= {"torch": torch.__version__, "numpy": np.__version__}
     name = name if device.type in ("cpu", "cuda") else device.type

@@ -177,9 +177,9 @@ def averaged_step(state: TrainingState, x: Tensor, *, k: int, beta: float) -> di
     vae, likelihood = state.modules["vae"], state.modules["likelihood"]
     x = x.to(state.device)
     # Row i + j * batch is draw j of image i.
-    mu, log_var = (t.repeat(k, 1) for t in vae.encode(x))
+    mu, log_var = (t.to(x.dtype).repeat(k, 1) for t in vae.encode(x))
     z = vae.sample_posterior(mu, log_var, state.generator)
-    output = VAEOutput(vae.decode(z), mu, log_var, z)
+    output = VAEOutput(vae.decode(z).to(x.dtype), mu, log_var, z)
     bound = losses.elbo(x.repeat(k, *[1] * (x.ndim - 1)), output, likelihood, beta=beta)
     state.optimizers["vae"].zero_grad()
     bound.negative.backward()

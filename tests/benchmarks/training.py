@@ -41,6 +41,7 @@ from torch.nn import functional as F
 from torchvision import transforms
 
 from course_lib import data, environment, losses, models, notebooks, plotting, training
+from course_lib.recipes import cards
 from course_lib.recipes.catalogue import RECIPES
 
 RESULTS = Path(__file__).parents[2] / "data" / "results"
@@ -512,6 +513,13 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
+def peak_mib() -> float:
+    """Of the GPU's memory where there is one; of the whole process on a CPU."""
+    if DEVICE.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return machine.peak_mib()
+
+
 def serve(w: Workload, who: str, tricks: Tricks, clock: Callable[[], float], device: str) -> None:
     """A contestant in a process of its own: reads numbers of updates, answers seconds."""
     global DEVICE
@@ -528,7 +536,7 @@ def serve(w: Workload, who: str, tricks: Tricks, clock: Callable[[], float], dev
         run(int(line))
         wait()
         seconds = clock() - start
-        print(seconds, machine.peak_mib(), flush=True)
+        print(seconds, peak_mib(), flush=True)
 
 
 class Contestant:
@@ -588,7 +596,7 @@ def measure(
         "architecture_of": w.script,
         "batch": w.batch,
         "updates_per_window": updates,
-        "tricks": list(w.tricks),
+        "tricks": list(tricks_on(w, options.device)),
         "images_per_second": medians,
         "range": {name: [min(values), max(values)] for name, values in speed.items()},
         "peak_mib": {name: contestant.mib for name, contestant in contestants.items()},
@@ -597,25 +605,34 @@ def measure(
     }
 
 
+# Made for CPUs; a GPU has convolutions and an allocator of its own.
+CPU_TRICKS = {"convolutions as products", "held memory"}
+
+
+def tricks_on(w: Workload, device: str) -> tuple[str, ...]:
+    """The tricks of a workload on a device, in their order."""
+    return tuple(t for t in w.tricks if device == "cpu" or t not in CPU_TRICKS)
+
+
 def entrants(w: Workload, options: argparse.Namespace) -> dict[str, tuple[str, Tricks]]:
     """Who runs: the plain loop and ours, or every trick added to those before it."""
-    found = {"plain": ("plain", frozenset())}
+    found, tricks = {"plain": ("plain", frozenset())}, tricks_on(w, options.device)
     if options.tricks:
         found["resident images"] = ("plain", frozenset({"resident images"}))
         found["the library's step"] = ("ours", frozenset())
-        for i, trick in enumerate(w.tricks, start=1):
-            found[trick] = ("ours", frozenset(w.tricks[:i]))
-        if w.size > 28 and "channels last" not in w.tricks:
-            found["channels last"] = ("ours", frozenset({*w.tricks, "channels last"}))
+        for i, trick in enumerate(tricks, start=1):
+            found[trick] = ("ours", frozenset(tricks[:i]))
+        if w.size > 28 and "channels last" not in tricks:
+            found["channels last"] = ("ours", frozenset({*tricks, "channels last"}))
         # The compiler differentiates once, and a penalty on gradients wants twice.
         if w.ours is not our_wgan_gp and training.speed.compiler():
-            found["compiled networks"] = ("ours", frozenset({*w.tricks, "compiled networks"}))
+            found["compiled networks"] = ("ours", frozenset({*tricks, "compiled networks"}))
     else:
-        found["fp32"] = ("ours", frozenset(w.tricks))
+        found["fp32"] = ("ours", frozenset(tricks))
     if options.device == "cuda":
-        found["graphs"] = ("ours", frozenset({*w.tricks, "CUDA graph"}))
+        found["graphs"] = ("ours", frozenset({*tricks, "CUDA graph"}))
     elif bfloat16_sentence() != NO_BF16:
-        found["bf16"] = ("ours", frozenset({*w.tricks, "bfloat16"}))
+        found["bf16"] = ("ours", frozenset({*tricks, "bfloat16"}))
     return found
 
 
@@ -624,11 +641,14 @@ def entrants(w: Workload, options: argparse.Namespace) -> dict[str, tuple[str, T
 # `python -m course_lib train`, which says when its first update is done, and ends there.
 STARTED = """
 import os
+import torch
 from course_lib.__main__ import main
 from course_lib.training import loop
 add = loop.Recorder.add
 def first(self, *arguments):
     add(self, *arguments)
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     print("first update", flush=True)
     os._exit(0)
 loop.Recorder.add = first
@@ -821,11 +841,11 @@ def bfloat16_sentence() -> str:
 
 def circumstances(options: argparse.Namespace) -> dict:
     """What the numbers depend on besides the code."""
+    on_gpu = cards.circumstances(torch.device(options.device))["device"]
     return {
         "benchmark": "training",
         "commit": environment.git_commit(),
-        "processor": machine.processor()
-        + (", " + torch.cuda.get_device_name() if options.device == "cuda" else ""),
+        "processor": machine.processor() + (", " + on_gpu if options.device == "cuda" else ""),
         "threads": torch.get_num_threads(),
         "processor_time": options.processor_time,
         "versions": {p: importlib.metadata.version(p) for p in ("torch", "torchvision", "pillow")},
@@ -855,6 +875,8 @@ def main() -> int:
     arguments.add_argument("--point", help=argparse.SUPPRESS)
     options = arguments.parse_args()
     clock = time.process_time if options.processor_time else time.perf_counter
+    if options.device == "cuda" and (options.scaling or options.processor_time):
+        arguments.error("--scaling and --processor-time are for the CPU: leave --device out.")
     if options.serve:
         name, who, tricks = options.serve
         w = next(w for w in WORKLOADS if w.name == name)

@@ -18,6 +18,7 @@ from course_lib.metrics.features import (
     FeaturesUnavailableError,
     embed,
     files,
+    full_float32,
     load_features,
 )
 
@@ -339,3 +340,12 @@ def test_loading_a_network_draws_nothing_from_the_generator_of_torch():
     before = torch.get_rng_state()
     load_features("digits")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_features_do_without_tf32_on_a_gpu_and_give_the_setting_back():
+    before = torch.backends.cudnn.allow_tf32
+    for device, inside in (("cpu", before), ("cuda", False)):
+        with pytest.raises(KeyError), full_float32(torch.device(device)):
+            assert torch.backends.cudnn.allow_tf32 == inside
+            raise KeyError
+        assert torch.backends.cudnn.allow_tf32 == before

@@ -250,6 +250,21 @@ def test_the_card_says_what_was_done(finished):
     assert card["paper"] == []  # the paper's figure is not for digits of scikit-learn
 
 
+@pytest.mark.parametrize(
+    ("capability", "allowed", "word"),
+    [((8, 0), True, ", convolutions in TF32"), ((8, 0), False, ""), ((7, 5), True, "")],
+)
+def test_a_card_says_what_float32_meant_on_a_gpu(monkeypatch, capability, allowed, word):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        assert cards.circumstances(torch.device("cuda"))["device"] == "Some GPU" + word
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 def test_curves_are_means_of_equal_parts():
     values = [float(i) for i in range(1, 1001)]
     thin = cards.curve(values, 5)
