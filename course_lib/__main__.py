@@ -154,7 +154,9 @@ def evaluate_command(options: argparse.Namespace) -> int:
     from course_lib.recipes import cards, runs
 
     with _sentences():
-        print(cards.summary(runs.evaluate(options.run, options.device), Path(options.run)))
+        settings = runs.parse_settings(options.set)
+        card = runs.evaluate(options.run, options.device, settings)
+        print(cards.summary(card, Path(options.run)))
     return 0
 
 
@@ -417,6 +419,8 @@ def _add_recipe_commands(commands: Any) -> None:
 
     command = commands.add_parser("evaluate", help="score a run again")
     command.add_argument("run", metavar="DIR")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="more "
+                         "test_images, samples or importance_samples than the run had")  # fmt: skip
     command.set_defaults(call=evaluate_command)
 
     for name in ("train", "sample", "evaluate"):

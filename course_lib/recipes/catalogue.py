@@ -15,6 +15,8 @@ from typing import Any
 from course_lib.recipes import evaluation, families
 
 MNIST_LIKE = ("mnist", "fashion_mnist", "kmnist", "digits")
+# Settings of the scores alone: they do not change what is trained.
+SCORING = ("importance_samples", "test_images", "samples", "centroids", "centroid_rounds")
 IWAE = "Burda, Grosse and Salakhutdinov 2015, Importance Weighted Autoencoders"
 
 

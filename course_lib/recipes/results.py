@@ -29,8 +29,6 @@ LIMIT = 3_000_000  # bytes of a file of weights
 REPEATS = 3  # evaluations that measure the noise of a score without a standard error
 BEGIN, END = "<!-- results: made from the cards -->", "<!-- end of results -->"
 EMPTY = "No card of a full run is published yet."
-# What tells how a score was taken, not what was trained; it stands beside the score.
-TAKEN = ("importance_samples", "test_images", "samples", "centroids", "centroid_rounds")
 FLOOR = "Fréchet distance, real against real"
 OF_SAMPLES = ("Fréchet distance", FLOOR, "precision", "recall", "density", "coverage")
 MADE = ("budget of a run", "device", "card of seed")
@@ -210,7 +208,9 @@ class Group:
         """The recipe, and the settings that are not those of its full run."""
         recipe, settings = self.first["recipe"], self.first["config"]["settings"]
         own = catalogue.RECIPES[recipe].settings if recipe in catalogue.RECIPES else settings
-        changed = [f"{k}={v}" for k, v in settings.items() if k not in TAKEN and own.get(k) != v]
+        # How a score was taken stands beside the score.
+        trained = {k: v for k, v in settings.items() if k not in catalogue.SCORING}
+        changed = [f"{k}={v}" for k, v in trained.items() if own.get(k) != v]
         return f"`{recipe}`" + (f" ({', '.join(changed)})" if changed else "")
 
     def rows(self, measure: str) -> list[evaluation.Row]:

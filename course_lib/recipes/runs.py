@@ -224,10 +224,7 @@ def train(
         here.first(run.resume)
         here.prepare(run.model.state, run.model.batches)
         if here.main and not begun:
-            store(
-                directory / "config.json",
-                text({"format": FORMAT, "version": VERSION} | asdict(config)),
-            )
+            run.store_config()
         run.train(progress)
         if not here.main:
             return None
@@ -273,16 +270,34 @@ def _begin(
     return config, directory, stored is not None
 
 
-def evaluate(directory: str | Path, device: str | None = None) -> dict[str, Any]:
+def evaluate(
+    directory: str | Path, device: str | None = None, settings: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Score a run again and, if it is finished, store the scores on its card; returns the card.
 
     Of an unfinished run the latest checkpoint is scored, and nothing is stored.
+
+    Args:
+        settings: changes of what the scores alone depend on (`catalogue.SCORING`), such as more
+            test images; with them the card is that of a run which had them from the start.
+
+    Raises:
+        ValueError: no run there, damaged files, or a setting that the training depends on.
     """
-    run = restored(directory, device)
+    run, settings = restored(directory, device), dict(settings or {})
+    for name in settings:
+        if name in run.config.settings and name not in catalogue.SCORING:
+            raise ValueError(
+                f"{name} belongs to the training: start another run for it. A score may change "
+                f"{', '.join(n for n in catalogue.SCORING if n in run.config.settings)}."
+            )
+    config = asdict(run.config)
+    run.config = configure(**config | {"settings": config["settings"] | settings})
     card = run.card(run.evaluate())
     if (run.directory / "card.json").exists():
-        new = {key: card[key] for key in ("metrics", "evaluation", "paper")}
+        new = {key: card[key] for key in ("config", "metrics", "evaluation", "paper")}
         card = _stored_card(run.directory) | new
+        run.store_config()
         store(run.directory / "card.json", text(card))
     return card
 
@@ -369,6 +384,11 @@ class Run:
         return self.recipe.build(
             config.settings, self.train_set, config.seed, self.device, config.steps
         )
+
+    def store_config(self) -> None:
+        """Write the configuration, which says what the files beside it are."""
+        content = {"format": FORMAT, "version": VERSION} | asdict(self.config)
+        store(self.directory / "config.json", text(content))
 
     def resume(self) -> bool:
         """Load the checkpoint, if there is one."""

@@ -481,6 +481,35 @@ def test_evaluate_gives_the_scores_of_the_card(finished, half):
     assert files(half) == before  # nothing is stored about an unfinished run
 
 
+def test_a_finished_run_can_be_scored_on_more_images(finished, tmp_path, capsys):
+    directory, card = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(directory, copy)
+    assert command_line.main(["evaluate", str(copy), "--set", "test_images=30"]) == 0
+    assert str(copy) in capsys.readouterr().out
+    again = json.loads((copy / "card.json").read_text())
+    assert {row["n"] for row in again["metrics"]} == {30}
+    assert again["config"]["settings"] == card["config"]["settings"] | {"test_images": 30}
+    assert again["weights"] == card["weights"] and again["curves"] == card["curves"]
+    # The same as if the run had had the setting from the start, and it stays.
+    wanted = WANTED | {"settings": SMALL | {"test_images": 30}}
+    assert runs.train("vae_mnist", out=copy, resume=True, progress=False, **wanted) == again
+    assert runs.evaluate(copy)["metrics"] == again["metrics"]
+
+
+def test_a_score_cannot_change_what_was_trained(finished, tmp_path):
+    directory = finished[0]
+    before = files(directory)
+    for settings, word in (
+        ({"width": 8}, "width belongs to the training: .* importance_samples, test_images"),
+        ({"test_image": 5}, "no setting 'test_image': did you mean 'test_images'"),
+        ({"test_images": "many"}, "test_images is a whole number"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            runs.evaluate(directory, settings=settings)
+    assert files(directory) == before
+
+
 def test_a_grid_shows_every_image_where_it_belongs(tmp_path):
     from PIL import Image
 
