@@ -226,7 +226,9 @@ def autoencoder(
         if isinstance(layer, nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
-    optimizer = training.Adam(model.parameters(), s["learning_rate"])
+    optimizer = training.Adam(
+        model.parameters(), s["learning_rate"], weight_decay=s["weight_decay"]
+    )
     state = TrainingState({"autoencoder": model}, {"autoencoder": optimizer})
 
     def step(state: TrainingState, x: Tensor) -> Mapping[str, Tensor]:

@@ -29,12 +29,16 @@ class Adam(torch.optim.Adam):
         lr: learning rate, above 0.
         betas: decay of the two moments.
         fused: one kernel for the whole update; None leaves the choice to torch.
+        weight_decay: at each update weights also shrink by `lr * weight_decay` times themselves,
+            whatever their gradients (AdamW); 0 or above.
 
     Raises:
-        ValueError: lr or betas are out of range.
-        RuntimeError: `fused`, and torch has no such kernel for the parameters.
+        ValueError: lr, betas or weight_decay are out of range.
+        RuntimeError: `fused`, and torch has no such kernel for the parameters; or a decay, and
+            torch is too old for it.
 
-    Source: Kingma and Ba 2015, Adam, Algorithm 1.
+    Source: Kingma and Ba 2015, Adam, Algorithm 1; Loshchilov and Hutter 2019, Algorithm 2, for the
+    decay.
     """
 
     def __init__(
@@ -43,8 +47,17 @@ class Adam(torch.optim.Adam):
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         fused: bool | None = True,
+        weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(params, lr=lr, betas=betas, fused=fused)
+        super().__init__(params, lr=lr, betas=betas, fused=fused, weight_decay=weight_decay)
+        if weight_decay > 0:
+            if "decoupled_weight_decay" not in self.defaults:
+                raise RuntimeError(
+                    f"torch {torch.__version__} cannot decay weights apart from the gradient in "
+                    "Adam: update torch, or use torch.optim.AdamW."
+                )
+            for group in (self.defaults, *self.param_groups):
+                group["decoupled_weight_decay"] = True
 
     add_param_group = _bare("add_param_group")
     state_dict = _bare("state_dict")
@@ -64,7 +77,10 @@ class Adam(torch.optim.Adam):
                 self._init_group(group, *([] for _ in range(6)))
             steps = self._counted(number, moments)
             beta1, beta2 = group["betas"]
-            torch._fused_adam_(
+            update = torch._fused_adam_
+            if group.get("decoupled_weight_decay"):
+                update = torch._fused_adamw_
+            update(
                 held,
                 [p.grad for p in held],
                 [m["exp_avg"] for m in moments],

@@ -37,7 +37,16 @@ def assert_same(left: nn.Module, right: nn.Module) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("fused", [True, False, None])
-@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"maximize": True}, {"eps": 1e-2}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"weight_decay": 0.1},
+        {"weight_decay": 0.1, "decoupled_weight_decay": True},
+        {"maximize": True},
+        {"eps": 1e-2},
+    ],
+)
 def test_weights_and_state_are_those_of_torch(dtype, fused, options):
     mine, theirs = twins(dtype)
     ours = training.Adam(mine.parameters(), 1e-2, (0.5, 0.99), fused=fused)
@@ -53,6 +62,19 @@ def test_weights_and_state_are_those_of_torch(dtype, fused, options):
         assert moments.keys() == held["state"][i].keys()
         for key, value in moments.items():
             assert torch.equal(value, held["state"][i][key])
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_decay_is_that_of_adamw(fused):
+    mine, theirs = twins()
+    ours = training.Adam(mine.parameters(), 1e-2, fused=fused, weight_decay=0.3)
+    reference = torch.optim.AdamW(theirs.parameters(), 1e-2, fused=fused, weight_decay=0.3)
+    for seed in range(20):
+        descend(mine, ours, seed)
+        descend(theirs, reference, seed)
+    assert_same(mine, theirs)
+    with pytest.raises(ValueError, match="weight_decay"):
+        training.Adam(mine.parameters(), weight_decay=-0.1)
 
 
 def test_state_goes_over_to_torch_and_back():
