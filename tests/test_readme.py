@@ -106,6 +106,9 @@ def test_a_headline_shows_the_score_beside_that_of_the_paper_or_of_real_images(r
     for group, row in zip(results.groups(cards), rows, strict=True):
         card = group.first
         figures = [f["value"] for f in card["paper"]]
+        draws = card["config"]["settings"].get("k", 1)
+        assert draws == 1 or f", k = {draws} |" in row
+        assert f"| {group.passes:,.0f} | {group.minutes:.0f} |" in row
         beside = re.search(r"\| (the paper|real images): ([\d.,]+)", row)
         shown = float(beside[2].replace(",", ""))
         if figures:

@@ -18,26 +18,32 @@ def table(cards: Mapping[Path, dict[str, Any]]) -> str:
     """One line per recipe, budget and settings, from cards by path.
 
     The measure of a line is the first that its paper has a figure of; without a paper it is the
-    Fréchet distance, and beside it stands that between real images.
+    Fréchet distance, and beside it stands that between real images. Passes are those over the
+    training images.
     """
     found = results.groups(cards)
     if not found:
         return results.EMPTY
     lines = [
-        "| recipe | model | data | measure | ours | to compare with | minutes |",
-        "|---|---|---|---|---|---|---|",
+        "| recipe | model | data | measure | ours | to compare with | passes | minutes |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for group in found:
         card = group.first
-        what = card["what"].partition(",")[0].partition(" (")[0]
+        what = card["what"].partition(",")[0].partition(" (")[0].removesuffix(" with k draws")
+        draws = card["config"]["settings"].get("k", 1)
+        if draws > 1:
+            what += f", k = {draws}"
         figure = next(iter(card["paper"]), None)
         if figure is None:
             measure, beside = results.SHOWN[0], f"real images: {group.ours(results.FLOOR)}"
         else:
             measure, beside = figure["measure"], f"the paper: {_printed(figure)}"
+            if "epochs" in figure:
+                beside += f" ({figure['epochs']:,} passes)"
         lines.append(
             f"| `{card['recipe']}` | {what} | {card['data']['name']} | {measure} "
-            f"| {group.ours(measure)} | {beside} | {group.minutes:.0f} |"
+            f"| {group.ours(measure)} | {beside} | {group.passes:,.0f} | {group.minutes:.0f} |"
         )
     return "\n".join(lines)
 
