@@ -224,7 +224,14 @@ def test_stages_of_the_learning_rate_are_powers_of_three():
         model.state.step = step
         model.step(model.state, next(model.batches))
         rates.append(model.state.optimizers["vae"].param_groups[0]["lr"])
-    assert rates == pytest.approx([1e-3, 10 ** (-3 - 1 / 7), 1e-4])
+    first = run.config.settings["learning_rate"]
+    assert rates == pytest.approx([first, first * 10 ** (-1 / 7), first / 10])
+
+
+def test_the_rate_of_the_likelihood_recipes_is_the_papers_per_image_of_a_batch():
+    for name in ("vae_mnist", "iwae_mnist"):
+        settings = catalogue.get(name).settings
+        assert settings["learning_rate"] / settings["batch_size"] == pytest.approx(1e-3 / 20)
 
 
 def test_binarised_images_have_the_right_mean_and_binary_ones_stay():
