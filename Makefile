@@ -28,8 +28,9 @@ test-browser: .venv/installed
 
 # Every recipe over seeds, evaluated and published, then the results page; a run that was cut off goes
 # on where it stopped. The defaults want a GPU: about ten minutes per run were planned for one. Cards
-# of another budget than those of a laptop get its name, and stand beside them. What one run cannot do
-# does not cost the others; the end says so.
+# of any profile but laptop carry its name (or VARIANT=word), and stand beside those that are there. A
+# run that fails, or whose card would replace one of another budget, does not cost the others; the end
+# names it.
 PROFILE ?= gpu
 SEEDS ?= 0 1 2
 RECIPES ?= vae_mnist iwae_mnist gan_mnist_parzen dcgan_fashion dcgan_mnist wgan_gp_fashion \
