@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -110,10 +111,15 @@ def train_command(options: argparse.Namespace) -> int:
     asked = {name: getattr(options, name) for name in ("profile", "steps", "seed", "every")}
     out = options.out or runs.default_directory(runs.configure(options.recipe, **asked))
     several, first = int(os.environ.get("WORLD_SIZE", 1)), os.environ.get("RANK", "0") == "0"
-    command = f"accelerate launch --num_processes {several}" if several > 1 else "python"
-    command += " --use_fsdp" if several > 1 and training.processes.wants_shards() else ""
-    command += f" -m course_lib train {options.recipe} --out {shlex.quote(str(out))} --resume"
-    with _sentences():
+    out = Path(out).expanduser()
+    quoted = subprocess.list2cmdline([str(out)]) if os.name == "nt" else shlex.quote(str(out))
+    command = "python"
+    if several > 1:
+        command = f"accelerate launch --num_processes {several}"
+        command += " --use_fsdp" if training.processes.wants_shards() else " --multi_gpu"
+    command += f" -m course_lib train {options.recipe} --out {quoted} --resume"
+    command += f" --device {options.device}" if options.device else ""
+    with _sentences(new=not options.resume):
         try:
             runs.train(
                 options.recipe,
@@ -285,8 +291,11 @@ def exercises_command(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _sentences() -> Iterator[None]:
-    """Turn the errors of a run that say all in one sentence into those that `main` prints."""
+def _sentences(new: bool = False) -> Iterator[None]:
+    """Turn the errors of a run that say all in one sentence into those that `main` prints.
+
+    `new`: the command begins a run, so that its settings can still be chosen.
+    """
     from course_lib.data import DataUnavailableError
     from course_lib.training import TrainingDiverged
     from course_lib.training.processes import ProcessLost
@@ -294,16 +303,17 @@ def _sentences() -> Iterator[None]:
     try:
         yield
     except DataUnavailableError as error:
-        raise ValueError(f"{error} (Here the last would be --set data=digits.)") from None
+        hint = " (Here the last would be --set data=digits.)" if new else ""
+        raise ValueError(f"{error}{hint}") from None
     except (TrainingDiverged, ProcessLost) as error:
         raise ValueError(str(error)) from None
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, for all of its devices
+        # A GPU's has a class of its own; the CPU's is known by its words alone.
+        full = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+        if not full:
             raise
-        raise ValueError(
-            "The memory of the device is full: choose a smaller batch_size or width with --set, or "
-            "--device cpu."
-        ) from None
+        mend = "choose a smaller batch_size or width with --set, or" if new else "free some, or try"
+        raise ValueError(f"The memory of the device is full: {mend} --device cpu.") from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -402,7 +412,9 @@ def _add_recipe_commands(commands: Any) -> None:
     command.add_argument("--out", metavar="DIR", help="default: RECIPE-PROFILE-seedSEED in the "
                          "output folder (COURSE_OUTPUT, else build/runs)")  # fmt: skip
     command.add_argument(
-        "--every", type=int, help="updates between checkpoints (default: 1/20 of the run)"
+        "--every",
+        type=int,
+        help="updates between checkpoints (default: 1/20 of the run, at least 25)",
     )
     command.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting"

@@ -39,8 +39,7 @@ def store(path: Path, content: bytes) -> None:
     except OSError as error:
         raise OSError(
             error.errno,
-            f"Could not write {path.name} ({error.strerror}); the last checkpoint is unchanged, "
-            "and --resume goes on from it once there is room",
+            f"Could not write {path.name} ({error.strerror})",
             str(path.parent),
         ) from error
 

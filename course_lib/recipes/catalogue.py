@@ -88,7 +88,7 @@ def _burda(
     for k, (nats, units) in values.items():
         when = _NETWORK | {"data": data, "k": k} | kind
         source = f"{IWAE}, {table}"
-        # Appendix C: eight stages of 3^i passes, which are 3,280 in all.
+        # Section 5.1: eight stages of 3^i passes, which are 3,280 in all.
         common = {"source": source, "when": when, "epochs": 3280}
         found.append(Figure("-log p(x), nats", nats, better="lower", **common))
         if units is not None:

@@ -87,11 +87,11 @@ def train_classifier(
     steps = environment.Profile(profile).steps(settings.steps) if steps is None else steps
     steps = whole(steps, "steps", 1)
     if out is None and environment.repository_root() is None:
-        raise ValueError("here is no checkout to write into: name a folder with out=.")
+        raise ValueError("here is no checkout to write into: name a folder with out= (--out).")
     if out is None and steps < settings.steps:
         raise ValueError(
             f"{steps} of {settings.steps} steps would replace the weights of the course by worse "
-            "ones: name another folder with out=."
+            "ones: name another folder with out= (--out)."
         )
 
     train, test = (data.load(name, split, device=device) for split in ("train", "test"))
@@ -207,7 +207,16 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--out", type=Path, help="folder laid out as data/, which is the default")
     options = command.parse_args(arguments)
     for name in options.names:
-        card = train_classifier(name, profile=options.profile, seed=options.seed, out=options.out)
+        try:
+            card = train_classifier(
+                name, profile=options.profile, seed=options.seed, out=options.out
+            )
+        except (ValueError, OSError, data.DataUnavailableError) as error:
+            print(f"classifiers: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print(f"\nStopped; of {name} nothing was written.", file=sys.stderr)
+            return 130
         print(
             f"{card['features']}: {card['test_accuracy']:.2%} of {card['test_n']:,} test images "
             f"right after {card['wall_seconds']:.0f} s."

@@ -140,7 +140,7 @@ def vae(
 
     `k` is the number of draws of z per image, over which a VAE averages log w and an IWAE w itself.
     The learning rate falls from `learning_rate` by 10^(-1/7) at a time, in eight stages, each three
-    times as long as the one before (Burda et al. 2015, appendix C, scaled to the run).
+    times as long as the one before (Burda et al. 2015, section 5.1, scaled to the run).
     """
     s, hidden = settings, (settings["width"],) * 2
     model = networks.tanh_vae(train.shape, s["latent_dim"], hidden, pixel_mean(train))

@@ -107,7 +107,11 @@ def _read(name: str) -> tuple[bytes, dict[str, Any]]:
     path = environment.data_file("checkpoints", f"{name}.safetensors")
     if name not in names():
         here = names()
-        hint = catalogue.nearest(name, here) if here else f"train it: course_lib train {name}."
+        hint = (
+            catalogue.nearest(name, here)
+            if here
+            else f"train it: python -m course_lib train {name}."
+        )
         raise ValueError(f"no weights called {name!r} came with the course: {hint}")
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()

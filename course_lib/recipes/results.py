@@ -65,7 +65,8 @@ def publish(
 
     Raises:
         ValueError: no finished run there, a variant that is no word, no checkout to write to, the
-            card of another run in the way, or weights of more than 3 MB. Nothing is written.
+            card of another run in the way, weights that would lose their card, or weights of more
+            than 3 MB. Nothing is written.
         DataUnavailableError: the data set cannot be had for the evaluation.
     """
     if not re.fullmatch(r"[a-z0-9_]*", variant):
@@ -73,33 +74,43 @@ def publish(
     directory = Path(directory).expanduser()
     if not (directory / "card.json").exists():
         raise ValueError(f"There is no finished run in {directory}: check the path, or --resume.")
-    card = without_paths(json.loads((directory / "card.json").read_bytes()), directory)
+    card = without_paths(runs.stored_card(directory), directory)
     if data is None:
         if environment.repository_root() is None:
             raise ValueError("Results are published in a checkout of the course, and none is here.")
         data = environment.data_file()
     name = card["recipe"] + (f"-{variant}" if variant else "")
     path = data / "results" / f"{name}-seed{card['seed']}.json"
-    _require_same_run(path, card)
+    old = _require_same_run(path, card)
     if weights:
         content, entry = packed(runs.restored(directory, device))
-        entry = {"file": f"{name}.safetensors"} | entry
-        store(data / "checkpoints" / entry["file"], content)
-        card["checkpoint"] = entry
-    store(path, text(card))
+        card["checkpoint"] = {"file": f"{name}.safetensors"} | entry
+        written = text(card)  # before the first file changes
+        store(data / "checkpoints" / card["checkpoint"]["file"], content)
+    else:
+        if "checkpoint" in old:
+            if old.get("weights") != card["weights"]:
+                raise ValueError(
+                    f"{path.name} has weights in data/checkpoints, which another run made: publish "
+                    "this one with --weights too, or apart with --variant WORD."
+                )
+            card["checkpoint"] = old["checkpoint"]
+        written = text(card)
+    store(path, written)
     if weights:
         _unclaim(path, card["checkpoint"]["file"])
     return path
 
 
-def _require_same_run(path: Path, card: Mapping[str, Any]) -> None:
-    """Refuse to write over the card of another run."""
-    old = pretrained.cards(path.parent).get(path) if path.exists() else None
-    if old is not None and _setup(old) != _setup(card):
+def _require_same_run(path: Path, card: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The card that stands there, or {}; refuses to write over that of another run."""
+    old = pretrained.cards(path.parent).get(path, {}) if path.exists() else {}
+    if old and _setup(old) != _setup(card):
         raise ValueError(
             f"{path.name} is the card of a run with other settings or another budget: name this "
             "one apart with --variant WORD."
         )
+    return old
 
 
 def _setup(card: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,7 +167,8 @@ def packed(run: runs.Run) -> tuple[bytes, dict[str, Any]]:
         "type": "float16" if half else "float32",
         "image_shape": list(run.train_set.shape),
         "classes": list(run.train_set.classes),
-        "moved": {m: float(f"{by:.3g}") for m, by in moved.items()},
+        # None where a score appeared or vanished with the rounding.
+        "moved": {m: float(f"{by:.3g}") if by < math.inf else None for m, by in moved.items()},
         "noise": {m: float(f"{noise[m]:.3g}") for m in moved},
         "metrics": after if half else before,
     }

@@ -125,6 +125,13 @@ def _require_sensible(settings: Mapping[str, Any]) -> None:
             f"learning_rate_decay={settings['learning_rate_decay']} divides the learning rate by "
             "that much in every update: choose a number just above 1."
         )
+    size, side = settings.get("image_size"), 32 if settings["data"] == "sprites" else 28
+    # Kuzushiji has no feature network, so its samples are not scored (`evaluation.Eyes`).
+    if size and settings["data"] != "kmnist" and size % side and (size, side) != (32, 28):
+        raise ValueError(
+            f"image_size={size} cannot be scored: the feature network of {settings['data']} sees "
+            f"{side} pixels. Choose {side}{', 32' if side == 28 else ''} or a multiple of {side}."
+        )
     if settings.get("split_batch"):
         size, parts = settings["batch_size"], settings["discriminator_steps"]
         if size % parts:
@@ -216,7 +223,7 @@ def train(
             lambda: _begin(recipe, out, resume, progress, wanted, here, held)
         )
         if begun and here.first((directory / "card.json").exists):
-            card = here.first(lambda: _stored_card(directory))
+            card = here.first(lambda: stored_card(directory))
             if progress:
                 print(f"This run is finished.\n{summary(card, directory)}")
             return card if here.main else None
@@ -247,11 +254,17 @@ def _begin(
 
     Raises a ValueError where the directory or the options do not let the run begin or go on.
     """
-    config = configure(recipe, **wanted)
+    settled = {name: value for name, value in wanted.items() if name != "settings"}
+    config = configure(recipe, **settled)
     directory = default_directory(config) if out is None else Path(out).expanduser()
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"{directory} is a file: name a directory with --out.")
+    stored = _stored_config(directory)
+    if stored is None:
+        config = configure(recipe, **wanted)
     if not (directory / "card.json").exists():
         held.enter_context(locked(directory))
-    stored = _stored_config(directory)
+        stored = _stored_config(directory)  # another process may have begun it
     if stored is not None:
         if not resume:
             raise ValueError(
@@ -266,7 +279,14 @@ def _begin(
         )
     elif resume and progress:
         print(f"There is no run in {directory} yet: this one begins there.", file=sys.stderr)
-    here.rows(config.settings["batch_size"])
+    size = config.settings["batch_size"]
+    parts = config.settings["discriminator_steps"] if config.settings.get("split_batch") else 1
+    if parts > 1 and size % (parts * here.count):
+        raise ValueError(
+            f"batch_size={size} cannot be split over {here.count} processes and {parts} "
+            f"discriminator steps: make it a multiple of {parts * here.count}."
+        )
+    here.rows(size)
     return config, directory, stored is not None
 
 
@@ -296,7 +316,7 @@ def evaluate(
     card = run.card(run.evaluate())
     if (run.directory / "card.json").exists():
         new = {key: card[key] for key in ("config", "metrics", "evaluation", "paper")}
-        card = _stored_card(run.directory) | new
+        card = stored_card(run.directory) | new
         run.store_config()
         store(run.directory / "card.json", text(card))
     return card
@@ -463,7 +483,13 @@ class Run:
                 "checkpoint",
                 str(self.directory),
             )
-        store(self.directory / name, content)
+        try:
+            store(self.directory / name, content)
+        except OSError as error:
+            told = (
+                "the last checkpoint is unchanged, and --resume goes on from it once there is room"
+            )
+            raise OSError(error.errno, f"{error.strerror}; {told}", error.filename) from error
 
     def _watchdog(self) -> Watchdog:
         if "generator" not in self.model.state.modules:
@@ -532,7 +558,7 @@ class Run:
 
     def load_final(self) -> None:
         """Take the weights from DIR/final, each file proven by the hash on the card."""
-        card = _stored_card(self.directory)
+        card = stored_card(self.directory)
         for name, mine in self.weights().items():
             path = self.directory / "final" / f"{name}.safetensors"
             content = path.read_bytes() if path.exists() else b""
@@ -650,7 +676,8 @@ def _stored_config(directory: Path) -> Config | None:
         ) from None
 
 
-def _stored_card(directory: Path) -> dict[str, Any]:
+def stored_card(directory: Path) -> dict[str, Any]:
+    """The card of a finished run; a ValueError if it is damaged."""
     path = directory / "card.json"
     try:
         card = json.loads(path.read_bytes())
@@ -676,9 +703,12 @@ def _require_agreement(
     stored: Config, recipe: str, wanted: Mapping[str, Any], directory: Path
 ) -> None:
     """Refuse options that contradict the run that is to be resumed."""
-    new = configure(recipe, **dict(wanted)) if recipe == stored.recipe else None
     pairs = [("recipe", stored.recipe, recipe)]
-    if new is not None:
+    if recipe == stored.recipe:
+        # What is not given is the run's own, or what is given might not go with it.
+        settings = stored.settings | dict(wanted.get("settings") or {})
+        profile = wanted.get("profile") or stored.profile
+        new = configure(recipe, **{**wanted, "profile": profile, "settings": settings})
         given = [f.name for f in dataclasses.fields(Config) if wanted.get(f.name) is not None]
         pairs += [(n, getattr(stored, n), getattr(new, n)) for n in given if n != "settings"]
         pairs += [(n, stored.settings[n], new.settings[n]) for n in wanted.get("settings") or {}]

@@ -81,7 +81,7 @@ def _discriminator(recent: Mapping[str, float]) -> list[str]:
     if 0 <= loss < SATURATED:
         return [
             f"dead discriminator: it tells all images apart (loss {loss:.2g}, logits {gap:.3g} "
-            "apart), and the generator learns nothing from it"
+            "apart), and its loss teaches it nothing more"
         ]
     if abs(gap) < BLIND:
         return [f"dead discriminator: real and fake images get one logit (gap {gap:.2g})"]

@@ -33,9 +33,9 @@ class Adam(torch.optim.Adam):
             whatever their gradients (AdamW); 0 or above.
 
     Raises:
-        ValueError: lr, betas or weight_decay are out of range.
-        RuntimeError: `fused`, and torch has no such kernel for the parameters; or a decay, and
-            torch is too old for it.
+        ValueError: lr, betas or weight_decay are out of range; or a decay, and torch is too old
+            for it.
+        RuntimeError: `fused`, and torch has no such kernel for the parameters.
 
     Source: Kingma and Ba 2015, Adam, Algorithm 1; Loshchilov and Hutter 2019, Algorithm 2, for the
     decay.
@@ -49,12 +49,14 @@ class Adam(torch.optim.Adam):
         fused: bool | None = True,
         weight_decay: float = 0.0,
     ) -> None:
+        if not lr > 0:
+            raise ValueError(f"The learning rate lr must be above 0, not {lr}: nothing would be learned.")
         super().__init__(params, lr=lr, betas=betas, fused=fused, weight_decay=weight_decay)
         if weight_decay > 0:
             if "decoupled_weight_decay" not in self.defaults:
-                raise RuntimeError(
+                raise ValueError(
                     f"torch {torch.__version__} cannot decay weights apart from the gradient in "
-                    "Adam: update torch, or use torch.optim.AdamW."
+                    "Adam: update torch, use torch.optim.AdamW, or leave weight_decay at 0."
                 )
             for group in (self.defaults, *self.param_groups):
                 group["decoupled_weight_decay"] = True

@@ -115,8 +115,8 @@ class Recorder:
         culprit = self._culprit(row)
         if culprit:
             raise TrainingDiverged(
-                f"Training diverged at step {step}: {culprit} is not finite; try a smaller "
-                "learning rate or a penalty, and resume from the last checkpoint."
+                f"Training diverged at step {step}: {culprit} is not finite; start a new run with "
+                "a smaller learning rate or a penalty (a checkpoint brings its own rates back)."
             )
 
     def _culprit(self, row: list[float]) -> str | None:

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from course_lib.environment import choose_device
 from course_lib.training.state import (
     TrainingState,
     random_states,
@@ -408,7 +409,8 @@ def connect(device: str | None = None) -> Processes:
             "Several processes need the package accelerate: install it with "
             "python -m pip install --editable '.[distributed]'."
         ) from None
-    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    told = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    on_cpu = choose_device("cpu" if told and device is None else device).type != "cuda"
     try:
         state = PartialState(cpu=on_cpu, timeout=TIMEOUT)
     except RuntimeError as error:

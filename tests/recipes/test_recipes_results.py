@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +167,37 @@ def test_the_card_of_another_run_is_not_written_over(finished, folder, tmp_path_
         results.publish(other)
     assert own.read_bytes() == before
     assert results.publish(other, variant="longer").name == "dcgan_mnist-longer-seed0.json"
+
+
+def test_a_card_without_weights_keeps_those_that_are_there(finished, folder, tmp_path_factory):
+    path = results.publish(finished / "dcgan_mnist-0", weights=True)
+    before = read(path)
+    assert read(results.publish(finished / "dcgan_mnist-0"))["checkpoint"] == before["checkpoint"]
+    assert pretrained.card_of("dcgan_mnist")["seed"] == 0
+    other = tmp_path_factory.mktemp("other") / "run"
+    shutil.copytree(finished / "dcgan_mnist-0", other)
+    changed = read(other / "card.json") | {"weights": {"generator": "another"}}
+    (other / "card.json").write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match="which another run made: publish this one with --weights"):
+        results.publish(other)
+    assert read(path) == before
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]"])
+def test_a_damaged_card_is_not_published(content, folder, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("damaged")
+    (directory / "card.json").write_text(content)
+    with pytest.raises(ValueError, match=r"card.json is damaged"):
+        results.publish(directory)
+    assert not (folder / "results").exists()
+
+
+def test_a_score_that_vanishes_with_the_rounding_keeps_the_weights_exact(
+    finished, folder, monkeypatch
+):
+    monkeypatch.setattr(results, "_moved", lambda before, after: {before[0]["measure"]: math.inf})
+    stored = read(results.publish(finished / "vae_mnist-0", weights=True))["checkpoint"]
+    assert stored["type"] == "float32" and list(stored["moved"].values()) == [None]
 
 
 def test_weights_of_another_seed_take_the_place_of_the_first(finished, folder):

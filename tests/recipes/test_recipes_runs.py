@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +224,44 @@ def test_ctrl_c_on_the_command_line_ends_with_130_and_says_how_to_go_on(
     assert str(out / "card.json") in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("sharded", [False, True])
+def test_the_line_to_go_on_holds_processes_device_and_the_whole_path(
+    sharded, tmp_path, monkeypatch, capsys
+):
+    def begun(*arguments, out, **options):
+        out.mkdir()
+        (out / "config.json").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "train", begun)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", str(sharded))
+    assert command_line.main(["train", "vae_mnist", "--out", "~/run", "--device", "cpu"]) == 130
+    assert (
+        capsys.readouterr()
+        .err.strip()
+        .splitlines()[-1]
+        .endswith(
+            f"accelerate launch --num_processes 2 {'--use_fsdp' if sharded else '--multi_gpu'} "
+            f"-m course_lib train vae_mnist --out {tmp_path / 'run'} --resume --device cpu"
+        )
+    )
+
+
+def test_a_picture_that_cannot_be_written_is_no_run_to_go_on_with(finished, tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(cards, "write_durably", full)
+    with pytest.raises(
+        OSError, match=r"Could not write x.png \(No space left on device\)"
+    ) as caught:
+        runs.sample(finished[0], out=tmp_path / "x.png")
+    assert "--resume" not in str(caught.value)
+
+
 def test_ctrl_c_before_the_run_has_begun_leaves_nothing(tmp_path, monkeypatch, capsys):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
@@ -368,7 +408,8 @@ def test_divergence_ends_the_run_with_its_reason_and_a_checkpoint(tmp_path, caps
     words = ["train", "vae_mnist", "--profile", "smoke", "--out", str(tmp_path / "run")]
     words += ["--steps", "50", "--every", "1", "--set", "data=digits"]
     assert command_line.main([*words, "--set", "learning_rate=1e9"]) == 2
-    assert "Training diverged at step" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "Training diverged at step" in told and "start a new run with a smaller" in told
     manifest = json.loads((tmp_path / "run" / "checkpoint" / "manifest.json").read_text())
     assert manifest["step"] >= 1 and not (tmp_path / "run" / "card.json").exists()
 
@@ -383,6 +424,8 @@ def test_a_set_that_cannot_be_had_ends_in_its_sentence_and_writes_nothing(
     out = tmp_path / "run"
     assert command_line.main(["train", "vae_mnist", "--out", str(out)]) == 2
     assert "'mnist' is not here: bring it. (Here" in capsys.readouterr().err
+    assert command_line.main(["train", "vae_mnist", "--out", str(out), "--resume"]) == 2
+    assert capsys.readouterr().err.rstrip().endswith("'mnist' is not here: bring it.")
     assert not out.exists()
 
 
@@ -414,6 +457,9 @@ def test_wrong_options_are_refused_with_a_sentence(wanted, sentence, tmp_path):
         ("gan_mnist_parzen", {"learning_rate_decay": "0"}, "learning_rate_decay is at least 1"),
         ("gan_mnist_parzen", {"learning_rate_decay": "1e300"}, "just above 1"),
         ("wgan_gp_fashion", {"discriminator_steps": "3"}, "make it a multiple of 3"),
+        ("dcgan_mnist", {"image_size": "64"}, "sees 28 pixels. Choose 28, 32 or a multiple of 28"),
+        ("cvae_sprites", {"image_size": "28"}, "sees 32 pixels. Choose 32 or a multiple of 32"),
+        ("deep_autoencoder_mnist", {"learning_rate": "0"}, "lr must be above 0"),
     ],
 )
 def test_what_would_end_the_run_later_is_refused_before_it_begins(
@@ -424,13 +470,47 @@ def test_what_would_end_the_run_later_is_refused_before_it_begins(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_full_device_is_told_in_a_sentence(tmp_path, monkeypatch, capsys):
+def test_what_several_processes_cannot_split_is_refused_before_the_run_begins(tmp_path):
+    five = training.processes.Processes(0, 5)
+    with ExitStack() as held, pytest.raises(ValueError, match="make it a multiple of 25"):
+        runs._begin("wgan_gp_fashion", tmp_path / "run", False, False, {}, five, held)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(ValueError, match="is a file: name a directory with --out"):
+        runs.train("vae_mnist", out=tmp_path / "run", progress=False)
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_setting_of_the_run_may_be_said_again_when_it_is_resumed(tmp_path):
+    config = runs.configure(
+        "wgan_gp_fashion", settings={"batch_size": 30, "discriminator_steps": 3}
+    )
+    agree = functools.partial(runs._require_agreement, config, "wgan_gp_fashion")
+    agree({"settings": {"discriminator_steps": "3"}}, tmp_path)
+    with pytest.raises(ValueError, match="has discriminator_steps 3, not 5"):
+        agree({"settings": {"discriminator_steps": "5"}}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate ..."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+    ],
+)
+def test_a_full_device_is_told_in_a_sentence(error, tmp_path, monkeypatch, capsys):
     def full(*arguments, **options):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate ...")
+        raise error
 
     monkeypatch.setattr(runs, "train", full)
+    monkeypatch.setattr(runs, "sample", full)
     assert command_line.main(["train", "dcgan_mnist", "--out", str(tmp_path / "run")]) == 2
     assert "choose a smaller batch_size or width" in capsys.readouterr().err
+    assert command_line.main(["sample", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.rstrip().endswith("is full: free some, or try --device cpu.")
 
 
 def test_words_of_the_command_line_become_values():

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -388,6 +389,46 @@ def test_without_accelerate_a_sentence_names_the_extra(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(ValueError, match=r"'\.\[distributed\]'"):
         processes.connect()
+
+
+@pytest.mark.parametrize(
+    ("asked", "told", "gpu", "on_cpu"),
+    [
+        (None, {}, True, False),
+        (None, {}, False, True),
+        (None, {"ACCELERATE_USE_CPU": "true"}, True, True),
+        (None, {"COURSE_DEVICE": "cpu"}, True, True),
+        ("cpu", {}, True, True),
+        ("cuda", {"ACCELERATE_USE_CPU": "true"}, True, False),
+    ],
+)
+def test_several_processes_use_the_device_that_was_asked_for(asked, told, gpu, on_cpu, monkeypatch):
+    accelerate = pytest.importorskip("accelerate")
+    seen = []
+
+    def partial_state(cpu, timeout):
+        seen.append(cpu)
+        return SimpleNamespace(process_index=0, num_processes=2, device=torch.device("cpu"))
+
+    monkeypatch.setattr(accelerate, "PartialState", partial_state)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: int(gpu))
+    monkeypatch.setattr(processes.signal, "signal", lambda *_: None)
+    for name in ("ACCELERATE_USE_CPU", "COURSE_DEVICE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({"WORLD_SIZE": "2", "RANK": "0"} | told).items():
+        monkeypatch.setenv(name, value)
+    processes.connect(asked)
+    assert seen == [on_cpu]
+
+
+@pytest.mark.parametrize("device", ["cuda", "nonsense"])
+def test_several_processes_refuse_a_device_that_is_not_there(device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ValueError, match=device):
+        processes.connect(device)
 
 
 def test_one_process_where_several_were_asked_for_is_refused(monkeypatch):
