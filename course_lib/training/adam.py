@@ -50,7 +50,9 @@ class Adam(torch.optim.Adam):
         weight_decay: float = 0.0,
     ) -> None:
         if not lr > 0:
-            raise ValueError(f"The learning rate lr must be above 0, not {lr}: nothing would be learned.")
+            raise ValueError(
+                f"The learning rate lr must be above 0, not {lr}: nothing would be learned."
+            )
         super().__init__(params, lr=lr, betas=betas, fused=fused, weight_decay=weight_decay)
         if weight_decay > 0:
             if "decoupled_weight_decay" not in self.defaults:
