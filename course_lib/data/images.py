@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, Protocol
 
 import torch
@@ -93,8 +94,10 @@ class ImageSet:
         images = self.images if index is None else self._taken(self._on_device(index))
         # Dividing before anything else makes 255 exactly 1, so that nothing leaves the range.
         if images.dtype != torch.uint8:
-            unit = images.float()
-            return unit if (low, high) == (0.0, 1.0) else unit * (high - low) + low
+            if (low, high) != (0.0, 1.0):
+                return images.float() * (high - low) + low
+            # All images, or a slice of them, are the set's own memory until they are copied.
+            return images.to(torch.float32, copy=not isinstance(index, Tensor))
         unit = images.float().div_(255)  # a copy, so that the rest may write over it
         return unit if (low, high) == (0.0, 1.0) else unit.mul_(high - low).add_(low)
 
@@ -104,13 +107,13 @@ class ImageSet:
         Raises:
             ValueError: more images were asked for than there are.
         """
-        if isinstance(which, int):
+        if isinstance(which, Integral):
             if not 0 < which <= len(self):
                 raise ValueError(
                     f"a subset of {which} images cannot be taken from the {len(self)} of "
                     f"{self.name!r}: ask for 1 to {len(self)}."
                 )
-            which = slice(which)
+            which = slice(int(which))
         index = self._on_device(which)
         labels = None if self.labels is None else self.labels[index]
         return replace(self, images=self.images[index], labels=labels)

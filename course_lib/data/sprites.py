@@ -66,9 +66,11 @@ class SpriteFactors:
                 f"the factors have different lengths {lengths}: give each one number or n numbers."
             ) from None
         self.shape, *rest = spread
+        whole = (self.shape == self.shape.floor()).all()
         self.shape = self.shape.long()
         self.hue, self.size, self.angle, self.x, self.y = (t.float() for t in rest)
-        if self.shape.ndim != 1 or not ((self.shape >= 0) & (self.shape < len(SHAPES))).all():
+        inside = ((self.shape >= 0) & (self.shape < len(SHAPES))).all()
+        if self.shape.ndim != 1 or not (whole and inside):
             raise ValueError(
                 f"shape must be integers [n] from 0 to {len(SHAPES) - 1}: they index {SHAPES}."
             )
@@ -180,8 +182,14 @@ def _render(factors: SpriteFactors, image_size: int, background: float) -> Tenso
 # they may fall short of the true distance behind a corner, which only the last pixel could show.
 
 
+def _length(u: Tensor, v: Tensor) -> Tensor:
+    """torch.hypot with the gradient 0 at the origin, where torch's is NaN."""
+    square = u.square() + v.square()
+    return torch.where(square > 0, torch.where(square > 0, square, 1.0).sqrt(), 0.0)
+
+
 def _disc(u: Tensor, v: Tensor) -> Tensor:
-    return torch.hypot(u, v) - 1
+    return _length(u, v) - 1
 
 
 def _square(u: Tensor, v: Tensor) -> Tensor:
@@ -203,5 +211,5 @@ def _heart(u: Tensor, v: Tensor) -> Tensor:
     scale = math.sqrt(area / math.pi)
     a, b = u.abs() * scale, lift - v * scale
     square = (a + b.abs()) / math.sqrt(2) - 0.5
-    disc = torch.hypot(a - 1 / math.sqrt(8), b - 1 / math.sqrt(8)) - 0.5
+    disc = _length(a - 1 / math.sqrt(8), b - 1 / math.sqrt(8)) - 0.5
     return torch.minimum(square, disc) / scale

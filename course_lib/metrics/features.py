@@ -38,19 +38,21 @@ class FeaturesUnavailableError(RuntimeError):
 
 @contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
-    """Convolutions of float32 images with all their digits, on a GPU too.
+    """Convolutions and products of float32 with all their digits, on a GPU and in autocast too.
 
     There torch may round their inputs to the 11 binary digits of TF32 ("CUDA semantics" in its
     notes), and a score should not depend on the device.
     """
-    cudnn, before = torch.backends.cudnn, None
-    if device.type == "cuda":
-        before, cudnn.allow_tf32 = cudnn.allow_tf32, False
+    places = (torch.backends.cudnn, torch.backends.cuda.matmul) if device.type == "cuda" else ()
+    before = [place.allow_tf32 for place in places]
     try:
-        yield
+        for place in places:
+            place.allow_tf32 = False
+        with torch.autocast(device.type, enabled=False):
+            yield
     finally:
-        if before is not None:
-            cudnn.allow_tf32 = before
+        for place, allowed in zip(places, before, strict=True):
+            place.allow_tf32 = allowed
 
 
 class Features(NamedTuple):

@@ -474,7 +474,6 @@ class FeatureMoments:
                 "One of these moments went through all_reduce and the other did not: merge those "
                 "of this process first, then call all_reduce."
             )
-        self._joined = other._joined
         if self.features and other.features and self.features != other.features:
             raise ValueError(
                 f"These are moments of {self.features!r} and of {other.features!r}: only moments "
@@ -491,7 +490,7 @@ class FeatureMoments:
             device = self._mean.device
             mean = other._mean.to(device) + (other._origin.to(device) - self._origin)
             self._join(other.n, mean, other._scatter.to(device, copy=True))
-        self.features = self.features or other.features
+        self.features, self._joined = self.features or other.features, other._joined
         return self
 
     def all_reduce(self) -> FeatureMoments:
@@ -513,7 +512,7 @@ class FeatureMoments:
         home = None if self._mean is None else self._mean.device
         parts: list[FeatureMoments | None] = [None] * dist.get_world_size()
         dist.all_gather_object(parts, self._to("cpu"))
-        joint = FeatureMoments()
+        joint = FeatureMoments(self.features)
         for part in parts:
             joint.merge(part)
         self.__dict__.update(joint._to(home).__dict__)

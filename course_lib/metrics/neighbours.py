@@ -81,7 +81,7 @@ def membership(real: Any, fake: Any, k: int = 5) -> tuple[Tensor, Tensor, Tensor
     # Nothing here depends on origin and scale, and rounding is least about the centre.
     centre = torch.stack([double(x[i]) for i in _spread(len(x))]).mean(0)
     largest = max(float((double(p) - centre).abs().max()) for s in (x, y) for p in s.split(2048))
-    scale = 2.0 ** -math.frexp(largest)[1] if 0 < largest < math.inf else 1.0
+    scale = 2.0 ** min(1000, -math.frexp(largest)[1]) if 0 < largest < math.inf else 1.0
     real_points, fake_points = _Points(x, centre, scale), _Points(y, centre, scale)
     real_radii, fake_radii = _radii(real_points, k), _radii(fake_points, k)
 

@@ -80,7 +80,10 @@ class Network:
             )
         require_finite(x, "x")
         self.like = x if self.plain else self.like
-        return x.to(self.like.device, torch.promote_types(self.like.dtype, torch.float32))
+        x = x.to(self.like.device, torch.promote_types(self.like.dtype, torch.float32))
+        if hasattr(self.likelihood, "require_range"):  # on a GPU log_prob gives NaN instead
+            self.likelihood.require_range(x)
+        return x
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """mu and log_var of q(z|x), `[n, latent]` each, float64."""

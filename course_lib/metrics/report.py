@@ -138,7 +138,8 @@ def report(
         """1.96 deviations of `again()` and of `more` about the value, within [low, high]."""
         if not resamples:
             return None, None
-        spread = float(torch.tensor([again() for _ in range(resamples)]).double().std())
+        drawn = torch.tensor([again() for _ in range(resamples)], dtype=torch.float64)
+        spread = float(drawn.std())
         spread = 1.96 * math.hypot(spread, more)
         return max(low, value - spread), min(high, value + spread)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -102,17 +103,17 @@ class UpsampledConv2d(nn.Sequential):
 
 def require_choice(value: int, allowed: Sequence[int], name: str) -> int:
     """`value` itself if it is one of `allowed`, else a ValueError that lists them."""
-    if isinstance(value, bool) or not isinstance(value, int) or value not in allowed:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value not in allowed:
         options = ", ".join(map(str, allowed[:-1])) + f" or {allowed[-1]}"
         raise ValueError(f"{name}={value!r} is not supported here: choose {options}.")
-    return value
+    return int(value)
 
 
 def require_positive(value: int, name: str) -> int:
     """`value` itself if it is an integer of at least 1, else a ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1.")
-    return value
+    return int(value)
 
 
 def square_image_shape(

@@ -131,7 +131,7 @@ def _given(x: Tensor, matrix: Tensor, layer: Any, size: Pair, padding: Pair) -> 
     columns = x.permute(0, 2, 3, 1).reshape(-1, layer.in_channels) @ matrix
     patches = columns.view(len(x), height, width, *layer.kernel_size, layer.out_channels)
     y = _Overlay.apply(patches, size, layer.stride, padding)
-    y = y if layer.bias is None else y + layer.bias
+    y = y if layer.bias is None else y + layer.bias.to(y.dtype)  # autocast made y narrower
     return y.permute(0, 3, 1, 2)
 
 

@@ -88,6 +88,7 @@ def training_curves(
     in steps (None: a fiftieth of the run; 1: no smoothing). `references` are horizontal lines,
     label -> height, in every panel, or a list with one mapping (or None) for each panel.
     """
+    keys = [keys] if isinstance(keys, str) else keys
     if keys is None:
         groups: dict[str, list[str]] = {}
         for key in history:

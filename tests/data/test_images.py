@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -142,3 +143,16 @@ def test_sample_batches_keep_planes_and_take_the_data_of_pairs() -> None:
     assert next(SampleBatches(ring(), 7)).shape == (7, 2)
     linear = LinearGaussian(torch.ones(3, 1), torch.zeros(3), 0.1)
     assert next(SampleBatches(linear, 7)).shape == (7, 3)
+
+
+def test_floats_are_never_the_memory_of_the_set():
+    images = ImageSet(torch.zeros(3, 1, 2, 2), None, "floats")
+    for index in (None, slice(0, 2), torch.tensor([0, 2])):
+        x = images.as_float(index, range=(0, 1))
+        x += 1
+    assert not images.images.any()
+
+
+def test_a_whole_number_of_numpy_is_a_number_of_images():
+    images = ImageSet(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), None, "bytes")
+    assert len(images.subset(np.int64(2))) == 2

@@ -137,3 +137,20 @@ def test_one_number_is_repeated_and_wrong_factors_are_refused() -> None:
         render_sprites(factors, 2)
     with pytest.raises(ValueError, match="grey value"):
         render_sprites(factors, 32, background=2.0)
+
+
+@pytest.mark.parametrize("size", [32, 33])
+@pytest.mark.parametrize("shape", range(4))
+def test_a_sprite_on_a_pixel_has_finite_gradients(size, shape):
+    at = 0.0 if size % 2 else 1 / size  # the centre of a pixel lies in the centre of the sprite
+    factors = [torch.tensor([value], requires_grad=True) for value in (0.5, 0.5, at, at)]
+    extent, angle, x, y = factors
+    sprites = SpriteFactors(shape, torch.tensor([0.3]), extent, angle, x, y)
+    render_sprites(sprites, size).square().sum().backward()
+    assert all(factor.grad.isfinite().all() for factor in factors)
+
+
+@pytest.mark.parametrize("shape", [1.7, -0.5])
+def test_a_shape_between_two_is_refused(shape):
+    with pytest.raises(ValueError, match="shape must be integers"):
+        SpriteFactors(shape=shape)

@@ -349,3 +349,10 @@ def test_features_do_without_tf32_on_a_gpu_and_give_the_setting_back():
             assert torch.backends.cudnn.allow_tf32 == inside
             raise KeyError
         assert torch.backends.cudnn.allow_tf32 == before
+
+
+def test_autocast_around_the_features_changes_nothing(digits):
+    network = load_features("digits")
+    alone = network(digits.images[:50]).features
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(network(digits.images[:50]).features, alone)

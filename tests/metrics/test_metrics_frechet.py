@@ -548,3 +548,13 @@ def test_inputs_are_left_alone_and_kinds_agree():
     read_only = a.detach().numpy().copy()
     read_only.flags.writeable = False
     assert frechet_distance(read_only, b) == value
+
+
+def test_a_merge_that_is_refused_changes_nothing():
+    mine, other = FeatureMoments("a"), FeatureMoments("b")
+    other.update(torch.randn(4, 3))
+    other._joined = True  # as after all_reduce
+    with pytest.raises(ValueError, match="only moments of one feature network"):
+        mine.merge(other)
+    mine.update(torch.randn(4, 3))
+    assert mine.n == 4

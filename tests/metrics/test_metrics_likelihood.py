@@ -517,3 +517,15 @@ def test_a_model_without_weights_works_in_double_precision():
     found = metrics.bidirectional_check(model, likelihood, 3, temperatures=20, chains=4)
     assert found.x.dtype == torch.float64
     assert found.lower.value < found.upper.value + 1
+
+
+def test_an_image_out_of_range_is_told_before_any_density(monkeypatch):
+    """On a GPU the likelihood gives NaN for it, which would look like a decoder gone wrong."""
+    monkeypatch.setattr(
+        losses.variational,
+        "_in_unit_interval",
+        lambda x: x.masked_fill((x < 0) | (x > 1), math.nan),
+    )
+    vae = mlp_vae((1, 3, 3), 2, (5,))
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+        metrics.elbo(vae, losses.BernoulliLikelihood(), torch.full((2, 1, 3, 3), -1.0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -140,3 +141,7 @@ def test_wrong_images_are_refused_with_their_mend(x, error, match):
 def test_wrong_image_shape(shape, match):
     with pytest.raises(ValueError, match=match):
         require_image_shape(shape)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    assert MLPGenerator((1, 28, 28), np.int64(8)).latent_dim == 8

@@ -198,3 +198,13 @@ def test_an_activation_may_write_over_the_result(kind, bias):
         gradients.append([x.grad, *(p.grad for p in layer.parameters())])
     for mine, theirs in zip(*gradients, strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_in_autocast_the_type_is_that_of_torch():
+    plain = nn.ConvTranspose2d(64, 1, 4, 2, 1)
+    ours = nn.Sequential(copy.deepcopy(plain))
+    as_products(ours)
+    x = torch.randn(2, 64, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert type(ours[0]) is not nn.ConvTranspose2d
+        assert ours(x).dtype == plain(x).dtype == torch.bfloat16

@@ -372,3 +372,38 @@ def test_plain_numbers_keep_all_their_digits():
     x = torch.tensor([[0.7, -0.2]], dtype=torch.float64)
     expected = stats.norm(0, 0.4).logpdf(x.numpy()).sum(1)
     np.testing.assert_allclose(mixture.log_prob(x), expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0, 3.0])
+def test_the_density_on_a_curve_has_the_mass_one_for_any_power(power):
+    line = pr.CurveWithNoise([lambda s: torch.stack([2 * s, 0 * s], 1)], std=0.3, power=power)
+    ticks = torch.linspace(-3, 5, 321, dtype=torch.float64)
+    points = torch.cartesian_prod(ticks, ticks - 1)
+    mass = line.log_prob(points).exp().sum() * (ticks[1] - ticks[0]) ** 2
+    assert mass.item() == pytest.approx(1.0, abs=1e-8)
+
+
+@pytest.mark.parametrize("x", [-1.0, 1.0])
+def test_a_law_of_torch_has_the_density_zero_outside_its_support(x):
+    law = pr.OneDimensional(torch.distributions.Exponential(1.0))
+    expected = -1.0 if x > 0 else -math.inf
+    assert law.log_prob(torch.tensor([x])).item() == pytest.approx(expected)
+    assert law.log_prob(torch.tensor([math.nan])).isnan()
+
+
+def test_a_linear_model_that_is_singular_in_float64_is_refused_in_a_sentence():
+    with pytest.raises(ValueError, match="noise_std not so small"):
+        pr.LinearGaussian(torch.ones(2, 5), torch.zeros(2), 1e-12)
+    with pytest.raises(ValueError, match="weight must be finite"):
+        pr.LinearGaussian(torch.full((2, 1), math.nan), torch.zeros(2), 1.0)
+
+
+def test_an_elbo_of_unequal_rows_or_a_crooked_covariance_is_refused():
+    model = pr.LinearGaussian(torch.eye(2), torch.zeros(2), 1.0)
+    x, mu = torch.zeros(5, 2), torch.zeros(3, 2)
+    with pytest.raises(ValueError, match="different numbers of rows"):
+        model.elbo(x, mu, torch.eye(2))
+    with pytest.raises(ValueError, match="different numbers of rows"):
+        model.elbo(x, torch.zeros(5, 2), log_var=torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="symmetric"):
+        model.elbo(x, torch.zeros(5, 2), torch.tensor([[1.0, 0.4], [0.0, 1.0]]))

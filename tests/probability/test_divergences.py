@@ -363,3 +363,15 @@ def test_bad_input_is_refused(sentence: str) -> None:
 def test_an_object_instead_of_its_function_is_refused() -> None:
     with pytest.raises(TypeError, match=r"pass p.log_prob or p.cdf"):
         pr.kl_quadrature(pr.normal(), pr.normal().log_prob, GRID)
+
+
+def test_integer_means_keep_the_fraction_of_the_divergence():
+    found = pr.kl_gaussians(torch.tensor([0, 0]), torch.eye(2), torch.tensor([1, 0]), torch.eye(2))
+    assert found.item() == pytest.approx(0.5, rel=1e-12)
+
+
+def test_rounded_masses_take_no_divergence_over_its_bound():
+    grid = torch.linspace(-1, 5, 38, dtype=torch.float64)
+    laws = [lambda x, m=m: torch.distributions.Normal(m, 0.1).log_prob(x) for m in (0.0, 4.0)]
+    assert 0.99 < pr.total_variation_quadrature(*laws, grid) <= 1.0
+    assert 0.69 < pr.jensen_shannon_quadrature(*laws, grid) <= math.log(2)
