@@ -91,6 +91,7 @@ class Attempt:
         seed: of the random inputs; a student sees 0, grading uses others.
         where: name of the input that was tried last.
         tried: number of comparisons made.
+        answered: whether the function has returned anything yet.
         error: largest error found, as a fraction of what was allowed.
     """
 
@@ -99,6 +100,7 @@ class Attempt:
     seed: int = 0
     where: str = ""
     tried: int = 0
+    answered: bool = False
     error: float = 0.0
 
     def __post_init__(self) -> None:
@@ -151,6 +153,7 @@ class Attempt:
             raise
         except Exception as error:
             self._raised(error)
+        self.answered = True
         pairs = [*zip(args, given, strict=True), *((kwargs[k], named[k]) for k in kwargs)]
         if not all(_unchanged(a, b) for a, b in pairs):
             self._generic(
@@ -570,7 +573,7 @@ def _told(error: BaseException, in_check: bool = False) -> str:
     text = f"{type(error).__name__}: {error}".strip()
     text = text if len(text) < 300 else text[:297] + "..."
     if not theirs:
-        odd = f"The check cannot examine what your function returned ({text})."
+        odd = f"When the check used what your function returned, that raised {text}"
         return odd if in_check else f"Your function raised {text}"
     line = theirs[-1].line or linecache.getline(theirs[-1].filename, theirs[-1].lineno).strip()
     place = f"\nin its line {theirs[-1].lineno}" + (f": {line}" if line else ".")

@@ -279,6 +279,9 @@ def _draw(mu: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
         "draw needs the standard deviation.",
         "noise of its own": "Two calls with the same arguments differ: use the `noise` that you "
         "are given, and draw none yourself.",
+        "log_var taken as the variance": "You take a logarithm or a root of log_var, which may be "
+        "negative, and the result holds NaN. log_var is log s² already; exp(log_var) is the "
+        "variance.",
         "draw cut off": "z is cut off from mu and log_var (.detach(), .data, torch.no_grad()): the "
         "encoder would hear of the KL alone, (12.20).",
         "error summed over the batch": "Your error is summed over the images of the batch, the KL "
@@ -355,6 +358,8 @@ def mended_article_loss(attempt: Attempt) -> None:
     many = x, mu, log_var, decode, noise, 0.7
     where = "five images of 8 pixels, three latents"
     found, again = attempt.call(where, *many), attempt.call(where, *many)
+    holes = isinstance(found, Tensor) and bool(found.isnan().any())
+    attempt.require(not holes, "log_var taken as the variance")
     if not near(found, right(*many), 1e-6):
         attempt.require(difference(again, found, 1e-6) is None, "noise of its own")
     attempt.value(where, many, right, mistakes=mistakes)

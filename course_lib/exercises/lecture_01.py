@@ -347,6 +347,11 @@ def mended_noise(attempt: Attempt) -> None:
         shared = _shared_rows(a, b)
         measured = f"{shared} of the {n:,} batches of seed {seed} are batches of seed {seed + 1}."
         attempt.require(shared == 0, "seeds overlap", measured)
+    # Runs of unequal lengths overlap where a seed is made of seed, number and length.
+    short = drawn(f"8 batches of 40, seed {2 * seed}", 8, 40, 2 * seed)
+    shared = _shared_rows(short, drawn(f"16 batches of 40, seed {seed}", 16, 40, seed))
+    measured = f"{shared} of the 8 batches of seed {2 * seed} are among the 16 of seed {seed}."
+    attempt.require(shared == 0, "seeds overlap", measured)
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1:3]
     python_state = random.getstate()
     many = drawn(f"64 batches of 64, seed {seed}", 64, 64, seed)

@@ -106,8 +106,8 @@ def _polar(radius: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
         "coordinates of the point.",
         "numbers of its own": "Equal arguments gave different numbers: you draw inside. The "
         "uniform numbers that you are given are all the noise there should be.",
-        "root after the cosine": "You take the square root of a product with a cosine, and "
-        "half of all cosines are negative. The root belongs to the radius alone.",
+        "root after the cosine": "You take the square root of a product with a cosine or a sine, "
+        "and half of these are negative. The root belongs to the radius alone.",
         "x and y swapped": "The law is right, but x is the cosine's number in (2.13).",
     },
 )
@@ -131,8 +131,8 @@ def mended_normals(attempt: Attempt) -> None:
     where = "nine pairs"
     found = attempt.call(where, u1, u2)
     if isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Tensor):
-        holes = int(found[0].isnan().sum())
-        attempt.require(holes == 0, "root after the cosine", f"{holes} of 9 x are NaN.")
+        holes = sum(int(x.isnan().sum()) for x in found if isinstance(x, Tensor))
+        attempt.require(holes == 0, "root after the cosine", f"{holes} of 18 numbers are NaN.")
         again = attempt.call(where, u1, u2)
         attempt.require(near(again, found, 1e-9), "numbers of its own")
     broken = wrong["too narrow, and half a circle"](1 - u1, u2)

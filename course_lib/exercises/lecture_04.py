@@ -140,7 +140,7 @@ def _log_of_means(real: Tensor, fake: Tensor) -> Tensor:
         "the gradient is 0, just where the discriminator is most wrong.",
         "cut off at 100": "Your logarithm is cut off at -100, as F.binary_cross_entropy does with "
         "the logarithm of 0. It was given a probability that had already been rounded to 1.",
-        "wrong device": "Labels made by torch.ones(n) lie on the CPU.",
+        "wrong device": "What torch.ones(n) or torch.zeros(n) makes lies on the CPU.",
     },
 )
 def gan_discriminator_loss(attempt: Attempt) -> None:
@@ -203,6 +203,8 @@ def _generator_loss(fake_logits: Tensor, *, saturating: bool) -> Tensor:
         "with the batch.",
         "sigmoid twice": "You apply a sigmoid before a function that contains one: the logits go "
         "in as they are.",
+        "logits as probabilities": "You take the logarithm of a logit, or of one minus it, which "
+        "may be negative. It is D = sigmoid(a) whose logarithm is wanted.",
         "logarithm of the mean": "You average D and take the logarithm of the average. The mean "
         "stands outside: average the logarithms.",
         "not finite": "The sigmoid rounds to exactly 0 or 1 at such logits, and its logarithm is "
@@ -232,10 +234,14 @@ def gan_generator_loss(attempt: Attempt) -> None:
         "logarithm of the mean": log_of_mean,
     }
     logits = attempt.normal(5) - 0.7
+    logits[0], logits[1] = 1.2 + logits[0].abs(), -logits[1].abs()  # on both sides of 0 and 1
     weak = torch.tensor([-40.0, -5.0, 0.0, 5.0]).double()
     extreme = torch.tensor([-120.0, 90.0])
     for saturating in (False, True):
         name = f"saturating={saturating}"
+        found = attempt.call(f"five logits, {name}", logits, saturating=saturating)
+        undefined = isinstance(found, Tensor) and bool(found.isnan().any())
+        attempt.require(not undefined, "logits as probabilities")
         attempt.value(
             f"five logits, {name}", (logits,), right, mistakes=mistakes, saturating=saturating
         )

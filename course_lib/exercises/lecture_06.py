@@ -244,7 +244,7 @@ def dcgan_weight_count(attempt: Attempt) -> None:
         "ordinary convolution": "The weight has the shape [c_out, c_in, ...] of an ordinary "
         "convolution. A transposed one, [c_in, c_out, ...], is asked for.",
         "uneven kernel": "The table has 16 taps per pair of channels: a kernel of side 4, which "
-        "the stride 2 divides. Other kernels draw a checkerboard, see (6.9).",
+        "the stride 2 divides. Odd kernels draw a checkerboard, see (6.9).",
         "several convolutions": "One transposed convolution per block is asked for.",
         "bias before batch norm": "The convolution has a bias, which the batch norm subtracts "
         "again with the mean. The table counts none.",

@@ -484,6 +484,9 @@ def _log_weights(log_px: Tensor, z: Tensor, mu: Tensor, log_var: Tensor) -> Tens
         "wanted.",
         "draws cut off": "z is detached: the bound is to be trained on, and the encoder learns by "
         "way of z as well as of log q.",
+        "log_var taken as the variance": "You take a logarithm or a root of log_var, which may be "
+        "negative, and the result holds NaN. log_var is log s² already; exp(log_var) is the "
+        "variance.",
         "not finite": "log p(x | z) of an image is some hundred nats below zero, and exp of it is "
         "rounded to 0: take the largest log-weight of each image (not that of the whole batch) out "
         "before you exponentiate.",
@@ -547,6 +550,8 @@ def importance_bound(attempt: Attempt) -> None:
 
     args = draws(4, 3, 2)
     found = attempt.call("four draws for three images", *args)
+    holes = isinstance(found, Tensor) and bool(found.isnan().any())
+    attempt.require(not holes, "log_var taken as the variance")
     if near(found, constant_in_other(*args)):
         attempt.fail("2 pi in one density")
     attempt.value("four draws for three images", args, right, mistakes=mistakes)

@@ -520,6 +520,9 @@ def _log_densities(z: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
         "is exp(log_var / 2).",
         "2 pi in one density": "One of the densities has its constant -½ log 2π per coordinate, "
         "another has not: they cancel only if both or neither have it.",
+        "log_var taken as the variance": "You take a logarithm or a root of log_var, which may be "
+        "negative, and the result holds NaN. log_var is log s² already; exp(log_var) is the "
+        "variance.",
         "not finite": "In a hundred dimensions a density leaves the range of floating point: stay "
         "in logarithms, and take the largest term out before you exponentiate.",
     },
@@ -572,6 +575,10 @@ def information_and_mismatch(attempt: Attempt) -> None:
         return mu + (0.5 * log_var).exp() * attempt.normal(n, d, dtype=dtype), mu, log_var
 
     args = codes(6, 2)
+    found = attempt.call("codes of six images, two latents", *args)
+    values = found if isinstance(found, tuple | list) else (found,)
+    holes = any(torch.as_tensor(x).isnan().any() for x in values if isinstance(x, Tensor | float))
+    attempt.require(not holes, "log_var taken as the variance")
     attempt.each("codes of six images, two latents", args, right(*args), mistakes(*args))
     args = codes(5, 3, 0.3)
     attempt.each("five clouds that overlap", args, right(*args), mistakes(*args))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,14 @@ LECTURE = "19_full_run_vae"
 
 def _log_mean(log_w: Tensor, axis: int) -> Tensor:
     return log_w.logsumexp(axis) - math.log(log_w.shape[axis])
+
+
+def _require_weights(attempt: Attempt, where: str, *args: Any) -> None:
+    """Tell a logarithm of negative log weights, on an input where no weight rounds to 0."""
+    found = attempt.call(where, *args)
+    values = found if isinstance(found, tuple | list) else (found,)
+    holes = any(torch.as_tensor(x).isnan().any() for x in values if isinstance(x, Tensor | float))
+    attempt.require(not holes, "logarithm of log weights")
 
 
 # ---------------------------------------------------------------------------- 19.1
@@ -100,6 +109,9 @@ def entropy_of_tosses(attempt: Attempt) -> None:
         "(numpy's default is n, torch's is n - 1).",
         "draws counted as images": "Your standard error divides by the number of all draws. The "
         "draws of one image are not further images: what varies is the image.",
+        "logarithm of log weights": "You take the logarithm of the log weights themselves, or of "
+        "their mean, and they are negative. The mean is one of weights: exponentiate first, "
+        "safely.",
         "not finite": "Weights such as exp(-2000) round to 0, and the logarithm of 0 is minus "
         "infinity. Take the largest out first, or let torch.logsumexp do it.",
     },
@@ -127,6 +139,7 @@ def log_likelihood_estimate(attempt: Attempt) -> None:
         "draws counted as images": lambda w: values(w).std() / math.sqrt(w.numel()),
     }
     log_w = -9 + 2 * attempt.normal(6, 1) + 1.5 * attempt.normal(6, 4)
+    _require_weights(attempt, "six images, four draws", log_w)
     for where, w, tolerance in (
         ("six images, four draws", log_w, 1e-6),
         ("three images, fifty draws", 3 * attempt.normal(3, 50), 1e-6),
@@ -277,6 +290,9 @@ def burda_active_units(attempt: Attempt) -> None:
         "mean of logs": "This is the mean of all log weights: the ELBO.",
         "one weight too many": "Your sum begins at log weight 0, a weight of 1 that nobody drew. "
         "The logarithm of an empty sum is minus infinity.",
+        "logarithm of log weights": "You take the logarithm of the log weights themselves, or of "
+        "their mean, and they are negative. The mean is one of weights: exponentiate first, "
+        "safely.",
         "not finite": "Weights such as exp(-2000) round to 0. Keep logarithms, and add weights "
         "with logsumexp or logaddexp.",
     },
@@ -310,6 +326,7 @@ def streamed_bound(attempt: Attempt) -> None:
         ),
     }
     chunks = [2 * attempt.normal(k, 3) - 5 for k in (4, 1, 6)]
+    _require_weights(attempt, "chunks of 4, 1 and 6 draws, three images", chunks)
     attempt.value("chunks of 4, 1 and 6 draws, three images", (chunks,), right, mistakes=mistakes)
     attempt.value("one chunk", (chunks[2:],), right, mistakes=mistakes)
     low = [c - 2000 for c in chunks]
@@ -340,6 +357,9 @@ def streamed_bound(attempt: Attempt) -> None:
         "mean of logs": "You leave draws out of a mean of log weights. That mean has no bias of "
         "order 1/k, and it is the ELBO.",
         "axes exchanged": "Rows are draws, columns are images; you leave out images.",
+        "logarithm of log weights": "You take the logarithm of the log weights themselves, or of "
+        "their mean, and they are negative. The mean is one of weights: exponentiate first, "
+        "safely.",
         "not finite": "Weights such as exp(-2000) round to 0. And where one weight is nearly the "
         "whole sum, the sum minus that weight is 0 or even negative. Stay with logarithms, and add "
         "up the others instead of subtracting one.",
@@ -378,6 +398,7 @@ def jackknifed_bound(attempt: Attempt) -> None:
         "axes exchanged": lambda w: right(w.T),
     }
     log_w = 1.5 * attempt.normal(6, 4) - 3
+    _require_weights(attempt, "six draws, four images", log_w)
     attempt.value("six draws, four images", (log_w,), right, mistakes=mistakes)
     attempt.value("two draws, one image", (log_w[:2, :1],), right, mistakes=mistakes)
     attempt.value("log weights around -2000", (log_w - 2000,), right, mistakes=mistakes)

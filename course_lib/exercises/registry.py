@@ -73,6 +73,9 @@ class Exercise:
             return Verdict("right", text, "", seconds)
         if stop.state == "unattempted":
             text = f"○ {head}: not attempted yet. Write your code in place of "
+            if attempt.answered:
+                text = f"○ {head}: begun, but on {attempt.where} it still meets a "
+                text += "`raise NotImplementedError`. Write the rest in place of "
             text += "`raise NotImplementedError`, run that cell, then this one again."
             return Verdict("unattempted", text, "", seconds)
         where = f", on {attempt.where}" if attempt.where else ""

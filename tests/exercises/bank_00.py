@@ -424,6 +424,9 @@ BANK = {
             "noise of its own": loss_variant(
                 z=lambda m, v, e: m + (0.5 * v).exp() * torch.randn_like(m)
             ),
+            "log_var taken as the variance": loss_variant(
+                kl=lambda m, v: 0.5 * (m**2 + v - 1 - v.log()).sum(1)
+            ),
             "draw cut off": loss_variant(z=lambda m, v, e: (m + (0.5 * v).exp() * e).detach()),
             "error summed over the batch": loss_variant(
                 error=lambda a, b: F.mse_loss(a, b, reduction="sum")

@@ -705,6 +705,9 @@ BANK = {
             "loop": g_loss_by_loop,
         },
         wrong={
+            "logits as probabilities": lambda a, saturating=False: (
+                torch.log(1 - a).mean() if saturating else -torch.log(a).mean()
+            ),
             "exchanged": lambda a, saturating: g_loss_softplus(a, not saturating),
             "pushes down": lambda a, saturating: -g_loss_softplus(a, saturating),
             # timsainb/tensorflow2-generative-models, issue 8, wonders about just this label.

@@ -551,6 +551,14 @@ BANK = {
             "torch.distributions": bound_distributions,
         },
         wrong={
+            "log_var taken as the variance": lambda log_px, z, mu, log_var: (
+                (
+                    log_px
+                    - 0.5 * (z**2).sum(-1)
+                    + 0.5 * ((z - mu) ** 2 / log_var + log_var.log()).sum(-1)
+                ).logsumexp(0)
+                - math.log(len(z))
+            ),
             # asked about in arahuja/generative-tf issue 1
             "mean of logarithms": lambda *a: bound_weights(*a).mean(0),
             # YosefLab/scVI-dev issue 8, first version

@@ -558,6 +558,9 @@ BANK = {
             "torch.distributions": split_mixture,
         },
         wrong={
+            "log_var taken as the variance": lambda z, mu, log_var: split_vectorised(
+                z, mu, log_var.log()
+            ),
             # YannDubs/disentangling-vae issue 60: no log of the number of images
             "n forgotten": split_with(lambda t: t.logsumexp(1)),
             # scverse/scvi-tools issue 3188: the mixture taken for each dimension

@@ -258,6 +258,10 @@ BANK = {
     "log_likelihood_estimate": Answers(
         right={"stable": estimate_stable, "by hand": estimate_by_hand, "loop": estimate_loop},
         wrong={
+            "logarithm of log weights": lambda w: (
+                w.mean(1).log().mean(),
+                w.mean(1).log().std() / len(w) ** 0.5,
+            ),
             # arahuja/generative-tf issue 1: mean of logs for log of mean
             "mean of logs": estimate_with(lambda w: w.mean(1)),
             # scverse/scvi-tools issue 13: the first version of the code there has no log k
@@ -319,6 +323,7 @@ BANK = {
             "sums of chunks": streamed_bounds,
         },
         wrong={
+            "logarithm of log weights": lambda chunks: torch.cat(chunks).mean(0).log(),
             "mean of bounds": lambda c: bounds(c).mean(0),
             "weighted mean of bounds": lambda c: (
                 sum(len(x) * b for x, b in zip(c, bounds(c), strict=True)) / sum(map(len, c))
@@ -343,6 +348,7 @@ BANK = {
             "from both ends": jackknife_from_both_ends,
         },
         wrong={
+            "logarithm of log weights": lambda w: w.mean(0).log(),
             "plain bound": log_mean,
             "exchanged": jackknife_exchanged,
             "log k for k - 1": jackknife_of(

@@ -98,7 +98,7 @@ def test_what_the_check_itself_cannot_digest_is_not_the_answers_error():
     names = {"torch": torch}
     exec(compile(source, str(Path(attempts.__file__).parent / "lecture_99.py"), "exec"), names)
     stop, printed, _ = run(names["body"], Attempt(double))
-    assert stop.text.startswith("The check cannot examine what your function returned")
+    assert stop.text.startswith("When the check used what your function returned, that raised")
     missing = tried(lambda: 1)
     assert missing.text.startswith("Your function raised TypeError")
     assert printed == ""

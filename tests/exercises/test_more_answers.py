@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from course_lib.exercises import exercises
 
@@ -16,6 +17,24 @@ def noise_by_seed_and_number(batches, size, seed):
         for i in range(batches)
     ]
     return torch.stack(rows)
+
+
+def noise_by_seed_length_and_number(batches, size, seed):
+    generator, rows = torch.Generator(), []
+    for i in range(batches):
+        generator.manual_seed(seed * batches + i)
+        rows.append(torch.randn(size, generator=generator))
+    return torch.stack(rows)
+
+
+def normals_with_one_root_late(u1, u2):
+    square, angle = -2 * torch.log(1 - u1), 2 * math.pi * u2
+    return square.sqrt() * torch.cos(angle), torch.sqrt(square * torch.sin(angle))
+
+
+def distance_by_symmetric_eigenvalues(mean_a, cov_a, mean_b, cov_b):
+    roots = torch.linalg.eigvalsh(cov_a @ cov_b).sqrt().sum()
+    return (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * roots
 
 
 def work_from(side):
@@ -39,6 +58,13 @@ def budget_in_whole_passes(weights_g, weights_d, batch_size, rate, seconds, n_im
     ("name", "hint", "answer"),
     [
         ("mended_noise", "seeds overlap", noise_by_seed_and_number),
+        ("mended_noise", "seeds overlap", noise_by_seed_length_and_number),
+        ("mended_normals", "root after the cosine", normals_with_one_root_late),
+        (
+            "gaussian_frechet",
+            "routine for symmetric matrices",
+            distance_by_symmetric_eigenvalues,
+        ),
         ("convolution_work", "not rounded down", work_from(float)),
         ("convolution_work", "not rounded down", work_from(math.ceil)),
         ("plan_budget", "rounded", budget_in_whole_passes),
@@ -69,3 +95,36 @@ def bits_before_nats(grey):
 )
 def test_right_results_in_another_order_are_said_to_be_so(name, answer):
     assert "right, but in another order" in exercises()[name].examine(answer).message
+
+
+def test_precision_and_recall_may_be_written_in_plain_loops():
+    def distance(a, b):
+        return ((a - b) ** 2).sum().sqrt()
+
+    def radii(points, k):
+        return [
+            sorted(distance(p, q) for j, q in enumerate(points) if j != i)[k - 1]
+            for i, p in enumerate(points)
+        ]
+
+    def share(points, centres, balls):
+        inside = sum(
+            any(distance(p, c) < r for c, r in zip(centres, balls, strict=True)) for p in points
+        )
+        return inside / len(points)
+
+    def answer(real, fake, k):
+        return share(fake, real, radii(real, k)), share(real, fake, radii(fake, k))
+
+    verdict = exercises()["precision_and_recall"].examine(answer)
+    assert verdict.state == "right", verdict.message
+
+
+def test_an_answer_that_is_half_written_is_told_so():
+    def half(fake_logits, *, saturating):
+        if saturating:
+            raise NotImplementedError
+        return nn.functional.softplus(-fake_logits).mean()
+
+    verdict = exercises()["gan_generator_loss"].examine(half)
+    assert verdict.state == "unattempted" and "begun, but on five logits" in verdict.message
