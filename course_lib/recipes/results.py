@@ -362,11 +362,8 @@ def _misses(found: list[Group]) -> str:
     """A sentence for every score that is worse than the paper's by more than chance."""
     lines = [miss(group, figure) for group in found for figure in group.first["paper"]]
     lines = [f"- {line}\n" for line in lines if line]
-    return (
-        "What misses its paper's figure by more than two standard errors:\n\n" + "".join(lines)
-        if lines
-        else ""
-    )
+    head = "What misses its paper's figure: scores by more than two standard errors, counts by any:"
+    return f"{head}\n\n{''.join(lines)}" if lines else ""
 
 
 def _weights(cards: Iterable[Mapping[str, Any]]) -> str:
