@@ -84,7 +84,7 @@ def toy_vae_with_gradient(value, at):
 
 def test_a_bad_gradient_is_named_even_if_every_loss_is_finite(tmp_path):
     state, sick, batches = toy_vae_with_gradient(float("nan"), at=3)
-    name = r"at step 3: the gradient of vae.encoder.0.weight is not finite; try a smaller"
+    name = r"at step 3: the gradient of vae.encoder.0.weight is not finite; start a new run"
     with pytest.raises(TrainingDiverged, match=name):
         train(state, sick, batches, 9, progress=False, checkpoint=tmp_path, checkpoint_every=3)
     assert not list(tmp_path.iterdir())  # what diverged is never saved
