@@ -279,9 +279,9 @@ def _draw(mu: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
         "draw needs the standard deviation.",
         "noise of its own": "Two calls with the same arguments differ: use the `noise` that you "
         "are given, and draw none yourself.",
-        "log_var taken as the variance": "You take a logarithm or a root of log_var, which may be "
-        "negative, and the result holds NaN. log_var is log s² already; exp(log_var) is the "
-        "variance.",
+        "log_var taken as the variance": "The result holds NaN on ordinary numbers, as where a "
+        "logarithm or a root is taken of log_var, which may be negative. log_var is log s² "
+        "already; exp(log_var) is the variance.",
         "draw cut off": "z is cut off from mu and log_var (.detach(), .data, torch.no_grad()): the "
         "encoder would hear of the KL alone, (12.20).",
         "error summed over the batch": "Your error is summed over the images of the batch, the KL "

@@ -106,8 +106,9 @@ def _polar(radius: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
         "coordinates of the point.",
         "numbers of its own": "Equal arguments gave different numbers: you draw inside. The "
         "uniform numbers that you are given are all the noise there should be.",
-        "root after the cosine": "You take the square root of a product with a cosine or a sine, "
-        "and half of these are negative. The root belongs to the radius alone.",
+        "root after the cosine": "The result holds NaN, as where the square root is taken of a "
+        "product with a cosine or a sine: half of these are negative. The root belongs to the "
+        "radius alone.",
         "x and y swapped": "The law is right, but x is the cosine's number in (2.13).",
     },
 )

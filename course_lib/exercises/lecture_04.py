@@ -203,8 +203,9 @@ def _generator_loss(fake_logits: Tensor, *, saturating: bool) -> Tensor:
         "with the batch.",
         "sigmoid twice": "You apply a sigmoid before a function that contains one: the logits go "
         "in as they are.",
-        "logits as probabilities": "You take the logarithm of a logit, or of one minus it, which "
-        "may be negative. It is D = sigmoid(a) whose logarithm is wanted.",
+        "logits as probabilities": "The result holds NaN on ordinary logits, as where the "
+        "logarithm is taken of a logit, or of one minus it, which may be negative. It is "
+        "D = sigmoid(a) whose logarithm is wanted.",
         "logarithm of the mean": "You average D and take the logarithm of the average. The mean "
         "stands outside: average the logarithms.",
         "not finite": "The sigmoid rounds to exactly 0 or 1 at such logits, and its logarithm is "

@@ -484,9 +484,9 @@ def _log_weights(log_px: Tensor, z: Tensor, mu: Tensor, log_var: Tensor) -> Tens
         "wanted.",
         "draws cut off": "z is detached: the bound is to be trained on, and the encoder learns by "
         "way of z as well as of log q.",
-        "log_var taken as the variance": "You take a logarithm or a root of log_var, which may be "
-        "negative, and the result holds NaN. log_var is log s² already; exp(log_var) is the "
-        "variance.",
+        "log_var taken as the variance": "The result holds NaN on ordinary numbers, as where a "
+        "logarithm or a root is taken of log_var, which may be negative. log_var is log s² "
+        "already; exp(log_var) is the variance.",
         "not finite": "log p(x | z) of an image is some hundred nats below zero, and exp of it is "
         "rounded to 0: take the largest log-weight of each image (not that of the whole batch) out "
         "before you exponentiate.",

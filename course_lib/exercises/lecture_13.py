@@ -520,9 +520,9 @@ def _log_densities(z: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
         "is exp(log_var / 2).",
         "2 pi in one density": "One of the densities has its constant -½ log 2π per coordinate, "
         "another has not: they cancel only if both or neither have it.",
-        "log_var taken as the variance": "You take a logarithm or a root of log_var, which may be "
-        "negative, and the result holds NaN. log_var is log s² already; exp(log_var) is the "
-        "variance.",
+        "log_var taken as the variance": "The result holds NaN on ordinary numbers, as where a "
+        "logarithm or a root is taken of log_var, which may be negative. log_var is log s² "
+        "already; exp(log_var) is the variance.",
         "not finite": "In a hundred dimensions a density leaves the range of floating point: stay "
         "in logarithms, and take the largest term out before you exponentiate.",
     },

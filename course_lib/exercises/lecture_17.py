@@ -120,6 +120,10 @@ def _with_overlap(overlap: float | Tensor, a: tuple, b: tuple, factor: float = 2
         "singular values of the product": "You sum the roots of the singular values of AB. In "
         "(17.9) stand the singular values of a product of *roots*, or the eigenvalues of AB; AB is "
         "not symmetric, so that its singular values are others.",
+        "root of a negative number": "The result holds NaN although nothing here is singular: a "
+        "root was taken of a negative number. AB is not symmetric, so a routine for symmetric "
+        "matrices reads one half of it and may invent negative eigenvalues; and the root of a "
+        "matrix is not that of its entries, which may be negative too.",
         "complex": "Your result is a complex number. Rounding turned eigenvalues that should be 0 "
         "slightly negative (or the routine returns complex numbers always); a squared distance is "
         "real.",
@@ -177,7 +181,7 @@ def gaussian_frechet(attempt: Attempt) -> None:
         attempt.require(not (of_torch or np.iscomplexobj(found)), "complex")
         if where == "three features":  # nothing is singular there
             undefined = isinstance(found, Tensor | float) and torch.as_tensor(found).isnan().any()
-            attempt.require(not undefined, "routine for symmetric matrices")
+            attempt.require(not undefined, "root of a negative number")
         lazy = {name: lambda f=f: f(*args) for name, f in mistakes.items()}
         attempt.same(found, right(*args), tolerance, lazy)
 

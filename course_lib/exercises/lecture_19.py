@@ -109,9 +109,9 @@ def entropy_of_tosses(attempt: Attempt) -> None:
         "(numpy's default is n, torch's is n - 1).",
         "draws counted as images": "Your standard error divides by the number of all draws. The "
         "draws of one image are not further images: what varies is the image.",
-        "logarithm of log weights": "You take the logarithm of the log weights themselves, or of "
-        "their mean, and they are negative. The mean is one of weights: exponentiate first, "
-        "safely.",
+        "logarithm of log weights": "The result holds NaN where no weight rounds to 0, as where "
+        "the logarithm is taken of the log weights themselves, or of their mean: they are "
+        "negative. The mean is one of weights: exponentiate first, safely.",
         "not finite": "Weights such as exp(-2000) round to 0, and the logarithm of 0 is minus "
         "infinity. Take the largest out first, or let torch.logsumexp do it.",
     },
@@ -290,9 +290,9 @@ def burda_active_units(attempt: Attempt) -> None:
         "mean of logs": "This is the mean of all log weights: the ELBO.",
         "one weight too many": "Your sum begins at log weight 0, a weight of 1 that nobody drew. "
         "The logarithm of an empty sum is minus infinity.",
-        "logarithm of log weights": "You take the logarithm of the log weights themselves, or of "
-        "their mean, and they are negative. The mean is one of weights: exponentiate first, "
-        "safely.",
+        "logarithm of log weights": "The result holds NaN where no weight rounds to 0, as where "
+        "the logarithm is taken of the log weights themselves, or of their mean: they are "
+        "negative. The mean is one of weights: exponentiate first, safely.",
         "not finite": "Weights such as exp(-2000) round to 0. Keep logarithms, and add weights "
         "with logsumexp or logaddexp.",
     },
@@ -357,9 +357,9 @@ def streamed_bound(attempt: Attempt) -> None:
         "mean of logs": "You leave draws out of a mean of log weights. That mean has no bias of "
         "order 1/k, and it is the ELBO.",
         "axes exchanged": "Rows are draws, columns are images; you leave out images.",
-        "logarithm of log weights": "You take the logarithm of the log weights themselves, or of "
-        "their mean, and they are negative. The mean is one of weights: exponentiate first, "
-        "safely.",
+        "logarithm of log weights": "The result holds NaN where no weight rounds to 0, as where "
+        "the logarithm is taken of the log weights themselves, or of their mean: they are "
+        "negative. The mean is one of weights: exponentiate first, safely.",
         "not finite": "Weights such as exp(-2000) round to 0. And where one weight is nearly the "
         "whole sum, the sum minus that weight is 0 or even negative. Stay with logarithms, and add "
         "up the others instead of subtracting one.",

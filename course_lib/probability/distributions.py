@@ -368,9 +368,12 @@ class CurveWithNoise(Distribution):
 
     def _quadrature(self, arc: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Points `[m, 2]` on one arc and the logarithms `[m]` of their weights."""
-        over, power = arc, self.power
-        if power > 1:  # the density of s is singular at 0: integrate over u, whose density is 1
-            over = lambda u: arc(u**power)  # noqa: E731
+        power = self.power
+
+        def over(u: Tensor) -> Tensor:
+            """Above 1 the density of s is singular at 0, so u is integrated over: its own is 1."""
+            return arc(u**power) if power > 1 else arc(u)
+
         fine = over(torch.linspace(0.0, 1.0, 2001, dtype=torch.float64))
         length = 2000.0 * float(fine.diff(dim=0).norm(dim=1).max())
         panels = math.ceil(length / (2.0 * self.std))

@@ -85,17 +85,16 @@ def publish(
     if weights:
         content, entry = packed(runs.restored(directory, device))
         card["checkpoint"] = {"file": f"{name}.safetensors"} | entry
-        written = text(card)  # before the first file changes
+    elif "checkpoint" in old:
+        if old.get("weights") != card["weights"]:
+            raise ValueError(
+                f"{path.name} has weights in data/checkpoints, which another run made: publish "
+                "this one with --weights too, or apart with --variant WORD."
+            )
+        card["checkpoint"] = old["checkpoint"]
+    written = text(card)  # what cannot be written is found out before the first file changes
+    if weights:
         store(data / "checkpoints" / card["checkpoint"]["file"], content)
-    else:
-        if "checkpoint" in old:
-            if old.get("weights") != card["weights"]:
-                raise ValueError(
-                    f"{path.name} has weights in data/checkpoints, which another run made: publish "
-                    "this one with --weights too, or apart with --variant WORD."
-                )
-            card["checkpoint"] = old["checkpoint"]
-        written = text(card)
     store(path, written)
     if weights:
         _unclaim(path, card["checkpoint"]["file"])

@@ -306,7 +306,7 @@ def without_negligible(log_w: Tensor) -> Tensor:
 
     Not even a float64 sum can hold what they add. But their gradients, and what these become in the
     decoder, come out below 1e-38 in float32: subnormal numbers, with which a product of matrices on
-    a CPU takes up to a hundred times as long.
+    many CPUs takes many times as long (lecture 20 measures it).
     """
     return log_w.masked_fill(log_w < log_w.detach().amax(0) - 40, -math.inf)
 

@@ -54,6 +54,11 @@ def frechet_by_eigenvalues(mean_a, cov_a, mean_b, cov_b):
     return between + cov_a.trace() + cov_b.trace() - 2 * roots.sum()
 
 
+def frechet_by_unclamped_eigenvalues(mean_a, cov_a, mean_b, cov_b):
+    roots = torch.linalg.eigvalsh(cov_a @ cov_b).sqrt()
+    return (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * roots.sum()
+
+
 def _root(cov):
     values, vectors = torch.linalg.eigh(cov)
     return vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.T
@@ -623,6 +628,7 @@ BANK = {
             "loop": frechet_by_loop,
         },
         wrong={
+            "root of a negative number": frechet_by_unclamped_eigenvalues,
             "no root": frechet_with(lambda a, b: torch.trace(a @ b)),
             "root of the entries": frechet_with(lambda a, b: torch.sqrt(a @ b).trace()),
             "root of the trace": frechet_with(lambda a, b: torch.sqrt(torch.trace(a @ b))),

@@ -32,11 +32,6 @@ def normals_with_one_root_late(u1, u2):
     return square.sqrt() * torch.cos(angle), torch.sqrt(square * torch.sin(angle))
 
 
-def distance_by_symmetric_eigenvalues(mean_a, cov_a, mean_b, cov_b):
-    roots = torch.linalg.eigvalsh(cov_a @ cov_b).sqrt().sum()
-    return (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * roots
-
-
 def work_from(side):
     """Work and intensity of a convolution, given the number of rows for (n + 2p - k) / s."""
 
@@ -60,11 +55,6 @@ def budget_in_whole_passes(weights_g, weights_d, batch_size, rate, seconds, n_im
         ("mended_noise", "seeds overlap", noise_by_seed_and_number),
         ("mended_noise", "seeds overlap", noise_by_seed_length_and_number),
         ("mended_normals", "root after the cosine", normals_with_one_root_late),
-        (
-            "gaussian_frechet",
-            "routine for symmetric matrices",
-            distance_by_symmetric_eigenvalues,
-        ),
         ("convolution_work", "not rounded down", work_from(float)),
         ("convolution_work", "not rounded down", work_from(math.ceil)),
         ("plan_budget", "rounded", budget_in_whole_passes),

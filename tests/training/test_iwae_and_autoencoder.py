@@ -147,7 +147,7 @@ def test_draws_of_no_weight_change_neither_bound_nor_gradient():
 
 
 def test_draws_of_no_weight_leave_no_subnormal_gradients():
-    """With them, matrix products on a CPU took three times as long in the first updates."""
+    """With them, the decoder's products of matrices are many times slower on many CPUs."""
     _, _, gradient, plain = watched_step(torch.float32, 0.05)
     assert subnormal(plain) > 0  # so the case is one
     assert subnormal(gradient) == 0
