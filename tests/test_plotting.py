@@ -173,6 +173,13 @@ def test_every_pixel_of_a_grid_is_the_pixel_of_its_image(channels, kind):
     assert (np.asarray(stored) == plotting.pixels(fig)).all()
 
 
+def test_drawing_a_figure_leaves_it_the_canvas_that_it_has():
+    fig = Figure()
+    canvas = fig.canvas
+    plotting.pixels(fig)
+    assert fig.canvas is canvas
+
+
 def test_black_is_zero_and_white_is_one():
     fig = plotting.image_grid(torch.stack([torch.zeros(1, 8, 8), torch.ones(1, 8, 8)]), columns=2)
     (black,) = find_tiles(fig, np.zeros((128, 128, 3), np.uint8))

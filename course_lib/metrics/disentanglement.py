@@ -145,7 +145,7 @@ def _plug_in(a: Tensor, b: Tensor) -> Tensor:
 
 def _of_mixtures(mu: Tensor, log_var: Tensor, v: Tensor, generator: Seed) -> Tensor:
     """Mean over n of log q(z_j|v_k) - log q(z_j) at z_j ~ q(z_j|x_n): `[d, K]`, in nats."""
-    log_var = log_var.clamp(min=-600.0)  # below, exp(log_var) would be 0
+    log_var = log_var.clamp(-600.0, 600.0)  # beyond, exp(log_var) would be 0 or infinite
     z = mu + (0.5 * log_var).exp() * normals(mu.shape, new_generator(generator)).to(mu)
     shares = [one_hot(factor).to(mu) for factor in v.T]  # [n, levels]; columns are made to sum to 1
     shares = [member / member.sum(0) for member in shares]

@@ -217,8 +217,9 @@ def _kernel_resamples(
         s = s[:MOST_ROWS]  # the rows are shuffled
         weights = torch.zeros(len(s), resamples, dtype=torch.float64)
         for column in range(resamples):
-            drawn = torch.randint(len(s), (len(s),), generator=generator)
-            weights[:, column] = torch.bincount(drawn, minlength=len(s))
+            while (weights[:, column] > 0).sum() < 2:  # a single row, repeated, has no pair
+                drawn = torch.randint(len(s), (len(s),), generator=generator)
+                weights[:, column] = torch.bincount(drawn, minlength=len(s))
         counts.append(weights.to(s.device))
         used.append(s)
     estimates = weighted_estimates(*used, *counts).cpu()

@@ -131,9 +131,13 @@ def describe(fig: Figure, text: str) -> Figure:
 def pixels(fig: Figure) -> np.ndarray:
     """The figure as it is drawn: uint8 [height, width, 3]."""
     with mpl.rc_context(STYLE):
+        shown = fig.canvas  # drawing must not take a figure from the window that shows it
         canvas = FigureCanvasAgg(fig)
-        canvas.draw()
-        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+        try:
+            canvas.draw()
+            return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+        finally:
+            fig.set_canvas(shown)
 
 
 def png_bytes(fig: Figure) -> bytes:

@@ -171,6 +171,14 @@ def test_collapsed_posteriors_know_nothing():
     assert float(result.mutual_information.abs().max()) < 1e-12
 
 
+@pytest.mark.parametrize("log_var", [-2000.0, 800.0])
+def test_no_spread_of_a_posterior_is_beyond_the_numbers(log_var):
+    v = design()
+    codes = torch.cat([v, -2 * v[:, :1]], 1).double()
+    result = mutual_information_gap(codes, v, log_var=torch.full_like(codes, log_var))
+    assert bool(result.mutual_information.isfinite().all())
+
+
 def test_overlapping_posteriors_against_quadrature():
     """Two levels at -1 and 1 with sigma 0.8: I = H(z) - H(z|v), by the trapezoid rule."""
     n, sigma = 4000, 0.8

@@ -68,6 +68,13 @@ def test_intervals_cover_what_other_samples_would_give():
     assert min(held.values()) >= 33, held
 
 
+def test_smallest_sets_have_intervals_too():
+    """A resample of six rows holds one row alone, and no pair, once in 7,776 draws."""
+    scores = by_name(report(draw(2, 2), draw(2, 2, 1), features="made", k=1, resamples=40))
+    kernel = scores["kernel distance"]
+    assert -math.inf < kernel.low <= kernel.value <= kernel.high < math.inf
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="at least 6"):
         report(draw(5, 3), draw(9, 3), features="made")
