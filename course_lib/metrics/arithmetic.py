@@ -43,8 +43,8 @@ def shifted_blocks(
 def times(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     """a @ b for matrices of one type and device, into `out` if that is given.
 
-    On the CPU numpy multiplies: its BLAS is up to 1.6 times as fast there as the one that torch
-    brings along, and it sees by itself that `x.T @ x` is symmetric and needs half the work.
+    On the CPU numpy multiplies: its BLAS is often faster there than the one that torch brings
+    along, and it sees by itself that `x.T @ x` is symmetric and needs half the work.
     """
     if a.device.type != "cpu":
         return torch.matmul(a, b, out=out)

@@ -43,16 +43,20 @@ def full_float32(device: torch.device) -> Iterator[None]:
     There torch may round their inputs to the 11 binary digits of TF32 ("CUDA semantics" in its
     notes), and a score should not depend on the device.
     """
-    places = (torch.backends.cudnn, torch.backends.cuda.matmul) if device.type == "cuda" else ()
-    before = [place.allow_tf32 for place in places]
+    backends = torch.backends
+    places, switch, exact = (backends.cudnn, backends.cuda.matmul), "allow_tf32", False
+    if hasattr(backends, "fp32_precision"):  # torch 2.9: the old name fails once this one is used
+        places, switch, exact = (backends.cudnn.conv, backends.cuda.matmul), "fp32_precision", "ieee"
+    places = places if device.type == "cuda" else ()
+    before = [getattr(place, switch) for place in places]
     try:
         for place in places:
-            place.allow_tf32 = False
+            setattr(place, switch, exact)
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        for place, allowed in zip(places, before, strict=True):
-            place.allow_tf32 = allowed
+        for place, setting in zip(places, before, strict=True):
+            setattr(place, switch, setting)
 
 
 class Features(NamedTuple):

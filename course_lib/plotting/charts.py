@@ -128,8 +128,15 @@ def training_curves(
                     marker=dot, label=key.replace("_", " "))  # fmt: skip
         for label, height in (refs or {}).items():
             ax.axhline(height, color=PALETTE["grey"], linewidth=1.2, linestyle=":")
-            ax.annotate(label, (1, height), (-2, 2), xycoords=("axes fraction", "data"),
-                        textcoords="offset points", ha="right", fontsize=9, color=INK,
+            # The label stands where the curves do not end.
+            ends = np.concatenate([array(history[key])[-1 - len(v) // 5 :] for key in panel])
+            below = float(np.median(ends)) > height
+            if below:
+                low, high = ax.get_ylim()
+                ax.set_ylim(min(low, height - 0.1 * (high - low)), high)
+            ax.annotate(label, (1, height), (-2, -2 if below else 2),
+                        xycoords=("axes fraction", "data"), textcoords="offset points",
+                        ha="right", va="top" if below else "baseline", fontsize=9, color=INK,
                         path_effects=_OUTLINE)  # fmt: skip
         common = {key.split("_")[-1] for key in panel}
         name = common.pop() if len(common) == 1 else "value"

@@ -111,12 +111,18 @@ def circumstances(device: torch.device, processes: int = 1) -> dict[str, Any]:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         # What "float32" means in a convolution since Ampere (compute capability 8).
-        if torch.backends.cudnn.allow_tf32 and torch.cuda.get_device_capability(device)[0] >= 8:
+        if _tf32_convolutions() and torch.cuda.get_device_capability(device)[0] >= 8:
             name += ", convolutions in TF32"
     versions = {"course_lib": __version__, "python": platform.python_version()}
     versions |= {"torch": torch.__version__, "numpy": np.__version__}
     name = name if device.type in ("cpu", "cuda") else device.type
     return {"device": name, "processes": processes, "versions": versions}
+
+
+def _tf32_convolutions() -> bool:
+    if hasattr(torch.backends, "fp32_precision"):  # torch 2.9: the old name fails beside this one
+        return torch.backends.cudnn.conv.fp32_precision == "tf32"
+    return torch.backends.cudnn.allow_tf32
 
 
 def peak_memory(device: torch.device) -> float | None:

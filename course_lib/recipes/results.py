@@ -400,13 +400,14 @@ def miss(group: Group, figure: Mapping[str, Any]) -> str | None:
         f"{group.label}, {measure}: {number(mean)} ({seeds}) is {number(abs(gap))} {where} the "
         f"paper's {_printed(figure)}"
     )
-    made = f"a run made {group.passes:,.3g} passes over the data in {group.minutes:.1f} minutes"
+    made = f"a run made {group.passes:,.3g} passes over the data"
     if "epochs" in figure:
         share = group.passes / figure["epochs"]
-        made += f", {share:.2%} of the {figure['epochs']:,} passes of the paper"
+        made += f", {share:.2%} of the {figure['epochs']:,} passes of the paper,"
+    made += f" and took {group.minutes:.1f} minutes with its scores"
     draws = rows[0].get("importance_samples")
     if draws is not None and draws < 5000:
-        made += f", and {draws:,} draws per image bound log p(x) less tightly than 5,000"
+        made += f"; its {draws:,} draws per image bound log p(x) less tightly than 5,000"
     return f"{says}; {made}."
 
 

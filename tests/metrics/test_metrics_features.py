@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from urllib.error import URLError
@@ -342,13 +343,52 @@ def test_loading_a_network_draws_nothing_from_the_generator_of_torch():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_features_do_without_tf32_on_a_gpu_and_give_the_setting_back():
-    before = torch.backends.cudnn.allow_tf32
-    for device, inside in (("cpu", before), ("cuda", False)):
-        with pytest.raises(KeyError), full_float32(torch.device(device)):
-            assert torch.backends.cudnn.allow_tf32 == inside
+WITHOUT_TF32 = """
+import torch
+from course_lib.metrics.features import full_float32
+from course_lib.recipes import cards
+
+torch.cuda.get_device_name = lambda device: "GPU"
+torch.cuda.get_device_capability = lambda device: (8, 0)
+convolutions, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+{setting}
+new = hasattr(torch.backends, "fp32_precision")
+places = (convolutions.conv, matmul) if new else (convolutions, matmul)
+look = lambda: [place.fp32_precision if new else place.allow_tf32 for place in places]
+before = look()
+card = cards.circumstances(torch.device("cuda"))["device"]
+assert card == "GPU" + (", convolutions in TF32" if before[0] in ("tf32", True) else ""), card
+for device, inside in (("cpu", before), ("cuda", ["ieee"] * 2 if new else [False] * 2)):
+    try:
+        with full_float32(torch.device(device)):
+            assert look() == inside, look()
             raise KeyError
-        assert torch.backends.cudnn.allow_tf32 == before
+    except KeyError:
+        pass
+    assert look() == before, look()
+"""
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "",
+        "convolutions.allow_tf32 = False",
+        "matmul.allow_tf32 = True",
+        "torch.backends.fp32_precision = 'ieee'",
+        "torch.backends.fp32_precision = 'tf32'",
+        "convolutions.conv.fp32_precision = 'ieee'",
+        "convolutions.fp32_precision = 'tf32'",
+        "matmul.fp32_precision = 'tf32'",
+    ],
+)
+def test_features_do_without_tf32_on_a_gpu_and_give_the_setting_back(setting):
+    """torch has an old and a new name for it, and refuses the old one once the new one was used."""
+    if "fp32" in setting and not hasattr(torch.backends, "fp32_precision"):
+        pytest.skip("This torch is older than the setting's newer name.")
+    code = WITHOUT_TF32.format(setting=setting)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_autocast_around_the_features_changes_nothing(digits):
