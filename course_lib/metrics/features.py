@@ -46,7 +46,8 @@ def full_float32(device: torch.device) -> Iterator[None]:
     backends = torch.backends
     places, switch, exact = (backends.cudnn, backends.cuda.matmul), "allow_tf32", False
     if hasattr(backends, "fp32_precision"):  # torch 2.9: the old name fails once this one is used
-        places, switch, exact = (backends.cudnn.conv, backends.cuda.matmul), "fp32_precision", "ieee"
+        places = (backends.cudnn.conv, backends.cuda.matmul)
+        switch, exact = "fp32_precision", "ieee"
     places = places if device.type == "cuda" else ()
     before = [getattr(place, switch) for place in places]
     try:

@@ -19,7 +19,6 @@ from course_lib.metrics.features import (
     FeaturesUnavailableError,
     embed,
     files,
-    full_float32,
     load_features,
 )
 
