@@ -13,13 +13,14 @@ import functools
 import io
 import itertools
 import linecache
+import math
 import random
 import threading
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -171,6 +172,7 @@ class Attempt:
         *,
         tolerance: float = 1e-6,
         mistakes: Mapping[str, Any] | None = None,
+        tell: Callable[[], str] | None = None,
         **kwargs: Any,
     ) -> Any:
         """The answer's value on these arguments, which must be the right one.
@@ -180,13 +182,17 @@ class Attempt:
             args, kwargs: of the answer.
             right: a function of the same arguments, or the value: tensor, number, text, tuple.
             tolerance: allowed error, on top of the same fraction of the right value.
-            mistakes: by name of a hint, what a wrong answer would return: function or value.
+            mistakes: by name of a hint, what a wrong answer would return: function or value, or a
+                list of functions, each of which earns the hint.
+            tell: what else to say of a wrong value that no mistake explains, such as what the
+                answer makes of simpler input.
 
         Returns:
             What the answer returned.
         """
         found = self.call(where, *args, **kwargs)
-        self.same(found, _of(right, args, kwargs), tolerance, _lazy(mistakes, args, kwargs))
+        known = _lazy(mistakes, args, kwargs)
+        self._same(found, _of(right, args, kwargs), tolerance, known, tell=tell)
         return found
 
     def each(
@@ -238,6 +244,7 @@ class Attempt:
         tolerance: float,
         mistakes: Iterable[tuple[str, Callable[[], Any]]],
         whole: tuple[Any, Any] | None = None,
+        tell: Callable[[], str] | None = None,
     ) -> None:
         """As `same`; `whole` is all that the answer returned and should have, for their order."""
         self.tried += 1
@@ -249,12 +256,18 @@ class Attempt:
         hint, text = gap
         if near(found, right, tolerance):
             self._generic(hint, text)  # the values are right: no mistake explains them
+        # A hint may rest on float32 numbers of the answer; the right value has its own bound.
+        loose = tolerance if _whole(right) else max(tolerance, 1e-5)
         for name, made in mistakes:
-            # A hint may rest on float32 numbers of the answer; the right value has its own bound.
-            if near(found, made(), max(tolerance, 1e-5)):
+            value = made()
+            # A mistake that does not show on this input says nothing of an imprecise answer.
+            if near(found, value, loose) and not near(value, right, tolerance):
                 self.fail(name, text)
-        if reordered(*(whole or (found, right)), tolerance):
+        if math.isfinite(tolerance) and reordered(*(whole or (found, right)), tolerance):
             self._generic("wrong value", "The results are right, but in another order.")
+        if tell and hint in ("wrong value", "not finite"):
+            with suppress(Exception):  # the answer may fail on what `tell` asks of it
+                text = f"{text} {tell()}"
         self._generic(hint, text)
 
     def gradient(
@@ -265,13 +278,13 @@ class Attempt:
         *,
         of: tuple[int, ...] = (0,),
         tolerance: float = 1e-6,
-        mistakes: Mapping[str, Callable[..., Tensor]] | None = None,
+        mistakes: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """End unless the answer has the gradient of `right` with respect to the arguments `of`.
 
-        Outputs of several numbers are weighed with fixed random weights, so that an error in one of
-        them cannot cancel.
+        Of the mistakes only those are tried whose value is right. Outputs of several numbers are
+        weighed with fixed random weights, so that an error in one of them cannot cancel.
         """
         self.where = where
 
@@ -308,11 +321,17 @@ class Attempt:
         if place is None:
             return
         of_which = f" with respect to argument {of[place] + 1}" if len(of) > 1 else ""
-        for name, function in (mistakes or {}).items():
+        for name, function in _forms(mistakes):
+            if not near(function(*map(_copy, args), **kwargs), right(*map(_copy, args), **kwargs)):
+                continue  # the answer's value was right, so this is not what it does
             wrong = gradients(function, False)
             if wrong and near(tuple(found), tuple(wrong)):
                 self.fail(name, f"Gradient{of_which}: {gaps[place][1]}")
-        self._generic("wrong gradient", f"The gradient{of_which} is not right: {gaps[place][1]}")
+        self._generic(
+            "wrong gradient",
+            f"The gradient{of_which} is not right: {gaps[place][1]} If the value is, a part of it "
+            "may be cut off from its input: .detach(), .data, torch.no_grad().",
+        )
 
     def finite(self, where: str, *args: Any, **kwargs: Any) -> Any:
         """The answer's value on extreme input, which must not be NaN or infinite."""
@@ -320,7 +339,7 @@ class Attempt:
         self.tried += 1
         for part in found if isinstance(found, tuple | list) else (found,):
             if isinstance(part, Tensor | float) and not np.isfinite(_array(part)).all():
-                self._generic("not finite", f"Your function returned {_shown(part)}.")
+                self._generic("not finite", f"Your function returned {shown(part)}.")
         return found
 
     def any_device(self, where: str, *args: Any, **kwargs: Any) -> None:
@@ -367,9 +386,9 @@ def difference(
         return _sequence_difference(found, right, tolerance, strict)
     if isinstance(right, Mapping):
         if not isinstance(found, Mapping):
-            return "wrong type", f"Your function returned {_shown(found)}; a dictionary is wanted."
+            return "wrong type", f"Your function returned {shown(found)}; a dictionary is wanted."
         if set(found) != set(right):
-            return "wrong type", f"A dictionary with other keys is wanted; got {_shown(found)}."
+            return "wrong type", f"A dictionary with other keys is wanted; got {shown(found)}."
         return _first(difference(found[k], right[k], tolerance, strict) for k in right)
     if isinstance(right, bool | str | type(None)):
         if isinstance(found, str) and isinstance(right, str):
@@ -380,25 +399,30 @@ def difference(
             return None
         if not isinstance(found, type(right)):
             wanted = {bool: "True or False", str: "a text"}.get(type(right), "nothing (None)")
-            return "wrong type", f"Your function returned {_shown(found)}; {wanted} is wanted."
+            return "wrong type", f"Your function returned {shown(found)}; {wanted} is wanted."
         return "wrong value", f"{found!r} is not right."
     return _number_difference(found, right, tolerance, strict)
 
 
 def _sequence_difference(
-    found: Any, right: Any, tolerance: float, strict: bool
+    found: Any, right: Any, tolerance: float, strict: bool, inner: bool = False
 ) -> tuple[str, str] | None:
+    """As `difference`; `inner` for one of several results, which is a sequence itself."""
     if not isinstance(found, tuple | list):
         wanted = f"{len(right)} values are wanted"
-        if isinstance(right, tuple) and len(right) <= 4:
+        if isinstance(right, tuple) and len(right) <= 4 and not inner:
             wanted += f" (return {', '.join('abcd'[: len(right)])})"
-        return "wrong type", f"Your function returned {_shown(found)}; {wanted}."
+        has = "It is" if inner else "Your function returned"
+        return "wrong type", f"{has} {shown(found)}; {wanted}."
     if len(found) != len(right):
-        return (
-            "wrong shape",
-            f"Your function returned {len(found)} values; {len(right)} are wanted.",
-        )
-    gaps = [difference(f, r, tolerance, strict) for f, r in zip(found, right, strict=True)]
+        has = "It has" if inner else "Your function returned"
+        return "wrong shape", f"{has} {len(found)} values; {len(right)} are wanted."
+    gaps = [
+        _sequence_difference(f, r, tolerance, strict, inner=True)
+        if isinstance(r, tuple | list)
+        else difference(f, r, tolerance, strict)
+        for f, r in zip(found, right, strict=True)
+    ]
     place = next((i for i, gap in enumerate(gaps) if gap), None)
     if place is None:
         return None
@@ -413,19 +437,23 @@ def _number_difference(
 ) -> tuple[str, str] | None:
     if isinstance(right, Tensor) and (strict or right.ndim):
         if not isinstance(found, Tensor):
-            return "wrong type", f"Your function returned {_shown(found)}; a tensor is wanted."
+            return "wrong type", f"Your function returned {shown(found)}; a tensor is wanted."
     elif isinstance(found, bool) or not isinstance(
         found, int | float | np.integer | np.floating | Tensor
     ):
-        return "wrong type", f"Your function returned {_shown(found)}; a number is wanted."
+        return "wrong type", f"Your function returned {shown(found)}; a number is wanted."
+    if isinstance(found, Tensor) and found.is_complex() and not torch.is_tensor(right):
+        return "wrong type", "Your function returned a complex number; a real one is wanted."
     a, b = _array(found), _array(right)
     if a.shape != b.shape:
         return "wrong shape", f"Your result has shape {list(a.shape)}; {list(b.shape)} is wanted."
     if not np.isfinite(a).all() and np.isfinite(b).all():
-        return "not finite", f"Your result holds {_shown(found)}."
+        return "not finite", f"Your result holds {shown(found)}."
     with np.errstate(invalid="ignore"):
         error = np.where(a == b, 0.0, np.abs(a - b))
     allowed = np.where(np.isfinite(b), tolerance * (1 + np.abs(b)), 0.0)
+    if _whole(right) and math.isfinite(tolerance):  # one more than a million is not a million
+        allowed = np.minimum(allowed, 0.5)
     if not np.all(error <= allowed):
         return "wrong value", _off(found, right, error, allowed)
     if strict and isinstance(right, Tensor) and found.dtype != right.dtype:
@@ -510,7 +538,7 @@ def _name(value: Tensor) -> str:
     return str(value.dtype).removeprefix("torch.")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value in a few words, never a page of numbers."""
     if isinstance(value, Tensor):
         text = f"a tensor of shape {list(value.shape)}"
@@ -531,10 +559,17 @@ def _of(right: Any, args: tuple, kwargs: Mapping[str, Any]) -> Any:
     return right(*map(_copy, args), **kwargs) if plain else right
 
 
+def _forms(mistakes: Mapping[str, Any] | None) -> Iterator[tuple[str, Any]]:
+    """Name and form of each mistake; a list of functions is several forms of one."""
+    for name, forms in (mistakes or {}).items():
+        several = isinstance(forms, list) and all(map(callable, forms))
+        yield from ((name, form) for form in (forms if several else [forms]))
+
+
 def _lazy(
     mistakes: Mapping[str, Any] | None, args: tuple, kwargs: Mapping[str, Any]
-) -> dict[str, Callable[[], Any]]:
-    return {name: lambda m=m: _of(m, args, kwargs) for name, m in (mistakes or {}).items()}
+) -> list[tuple[str, Callable[[], Any]]]:
+    return [(name, lambda form=form: _of(form, args, kwargs)) for name, form in _forms(mistakes)]
 
 
 def _copy(value: Any) -> Any:

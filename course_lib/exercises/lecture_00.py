@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import probability
-from course_lib.exercises.attempts import Attempt, difference, near
+from course_lib.exercises.attempts import Attempt, difference, near, shown
 from course_lib.exercises.registry import exercise
 from course_lib.models.article import SamePadConv2d
 
@@ -252,6 +252,11 @@ def article_shapes(attempt: Attempt) -> None:
         ("the generator", (batch, 100), GENERATOR),
         ("the decoder", (batch, 2048), DECODER),
         ("the decoder, one code", (1, 2048), DECODER),
+        (
+            "8 by 10 pixels, strides 3 and 2",
+            (batch, 8, 10, 3),
+            [("conv", 4, 3, 3), ("conv_transpose", 2, 5, 3), ("conv", 2, 5, 1)],
+        ),
     ):
         attempt.value(where, (shape, layers), _shapes, mistakes=mistakes)
 
@@ -277,6 +282,8 @@ def _draw(mu: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
         "and the noise that you were given is not used.",
         "variance for deviation": "You multiply the noise by exp(log_var). That is the variance; a "
         "draw needs the standard deviation.",
+        "log_var for deviation": "You multiply the noise by log_var itself. It is the logarithm of "
+        "a variance, and a draw needs the standard deviation.",
         "noise of its own": "Two calls with the same arguments differ: use the `noise` that you "
         "are given, and draw none yourself.",
         "log_var taken as the variance": "The result holds NaN on ordinary numbers, as where a "
@@ -315,12 +322,20 @@ def mended_article_loss(attempt: Attempt) -> None:
         "variance for deviation": lambda x, m, v, d, e, b: (
             _squares(x, d(m + v.exp() * e)) + b * kl(m, v)
         ).mean(),
+        "log_var for deviation": lambda x, m, v, d, e, b: (
+            _squares(x, d(m + v * e)) + b * kl(m, v)
+        ).mean(),
         "order": lambda x, m, v, d, e, b: (
             _squares(x, d(_draw(m, v, e))) + b * swapped(m, v)
         ).mean(),
-        "mean over pixels": lambda x, m, v, d, e, b: (
-            _squares(x, d(_draw(m, v, e))) / x[0].numel() + b * kl(m, v)
-        ).mean(),
+        "mean over pixels": [
+            lambda x, m, v, d, e, b: (
+                _squares(x, d(_draw(m, v, e))) / x[0].numel() + b * kl(m, v)
+            ).mean(),
+            lambda x, m, v, d, e, b: (
+                _squares(x, d(_draw(m, v, e))).mean() / x[0].numel() + b * kl(m, v).sum()
+            ),
+        ],
         "mean over latents": lambda x, m, v, d, e, b: (
             _squares(x, d(_draw(m, v, e))) + b * kl(m, v) / m.shape[1]
         ).mean(),
@@ -379,7 +394,11 @@ def mended_article_loss(attempt: Attempt) -> None:
     learnt="A -1 in a reshape swallows every miscount. Leave the batch alone, so that a wrong "
     "number of units is an error at once: the decoders of lecture 13 use nn.Unflatten.",
     hints={
-        "not a module": "An nn.Module is wanted, so that its weights can be found and trained.",
+        "not a module": "An nn.Module is wanted, so that its weights can be found and trained: of "
+        "a class, an instance.",
+        "no weights found": "torch finds no weights in what you return. Layers in a plain list, or "
+        "made anew in forward, are not seen by an optimizer: make them attributes in __init__, or "
+        "use nn.Sequential or nn.ModuleList.",
         "eight images per code": "B codes still become 8B images: the layer makes eight times as "
         "many numbers as the map of one image has.",
         "one image for all codes": "Different codes give the same image.",
@@ -400,7 +419,9 @@ def mended_article_decoder(attempt: Attempt) -> None:
     for latent, channels, size in ((5, 6, 3), (3, 2 + attempt.seed, 4)):
         where = f"latent_dim = {latent}, channels = {channels}, size = {size}"
         made = attempt.call(where, latent, channels, size)
-        attempt.require(isinstance(made, nn.Module), "not a module")
+        told = f"Your function returned {shown(made)}."
+        attempt.require(isinstance(made, nn.Module), "not a module", told)
+        attempt.require(any(True for _ in made.parameters()), "no weights found")
         made.eval()
         for batch in (3, 1):
             z = attempt.normal(batch, latent, dtype=torch.float32).requires_grad_()
@@ -425,9 +446,14 @@ def mended_article_decoder(attempt: Attempt) -> None:
         )
         least = latent * channels * size**2
         attempt.require(count > least, "no map", f"{count:,} weights; that layer has {least:,}.")
-        with torch.no_grad():
-            images = made(30 * attempt.normal(64, latent, dtype=torch.float32))
-        low, high = images.min().item(), images.max().item()
+        low, high = math.inf, -math.inf
+        for _ in range(10):  # the signs of a few random weights can keep one of them from 0
+            with torch.no_grad():
+                images = made(30 * attempt.normal(64, latent, dtype=torch.float32))
+            low, high = min(low, images.min().item()), max(high, images.max().item())
+            if low < 0 < high:
+                break
+            made = attempt.call(where, latent, channels, size).eval()
         inside = -1 <= low < 0 < high <= 1
         attempt.require(inside, "other range", f"Pixels span [{low:.3g}, {high:.3g}].")
 
@@ -522,8 +548,8 @@ def _halves(n: int, k: int, s: int) -> tuple[int, int]:
     "course_lib.models.article does. A port that is off by one pixel trains as well, and carries "
     "no weights over.",
     hints={
-        "the same on both sides": "You put the same number of zeros on both sides. Often an odd "
-        "number is needed, and then one side gets one more.",
+        "the same on both sides": "You put as many zeros as half the kernel is wide on both sides. "
+        "How many are needed depends on stride and size too; of an odd number one side gets more.",
         "by the kernel alone": "The number of your zeros depends on the kernel alone. That is for "
         "stride 1. With a larger one fewer are needed, and how many depends on the size: for "
         "even sizes, kernel 5 and stride 2 there are three, and padding=2 moves the image.",

@@ -34,7 +34,7 @@ LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
         "scale forgotten": "This is the radius for σ = 1. Twice the scale should give twice the "
         "radius.",
         "not finite": "The logarithm of a number below 1 is negative: a root of it is NaN until "
-        "its sign is turned.",
+        "its sign is turned. (Infinity: u was rounded to 1 on the way, as float32 rounds it.)",
         "CDF itself": "This is F, which turns radii into probabilities. The inverse is wanted.",
         "density": "This is the density. The way from a height u to a radius is the inverse of F.",
         "mirrored": "This is the quantile of 1 - u. The law of the samples would be right, but "
@@ -106,6 +106,8 @@ def _polar(radius: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
         "coordinates of the point.",
         "numbers of its own": "Equal arguments gave different numbers: you draw inside. The "
         "uniform numbers that you are given are all the noise there should be.",
+        "root of a negative number": "The logarithm of a number below 1 is negative, and so is "
+        "what you take the root of: turn its sign first.",
         "root after the cosine": "The result holds NaN, as where the square root is taken of a "
         "product with a cosine or a sine: half of these are negative. The root belongs to the "
         "radius alone.",
@@ -131,8 +133,10 @@ def mended_normals(attempt: Attempt) -> None:
     u1, u2 = 0.02 + 0.96 * attempt.uniform(2, 9)
     where = "nine pairs"
     found = attempt.call(where, u1, u2)
+    found = tuple(found) if isinstance(found, list) else found
     if isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Tensor):
         holes = sum(int(x.isnan().sum()) for x in found if isinstance(x, Tensor))
+        attempt.require(holes < 18, "root of a negative number", "All 18 numbers are NaN.")
         attempt.require(holes == 0, "root after the cosine", f"{holes} of 18 numbers are NaN.")
         again = attempt.call(where, u1, u2)
         attempt.require(near(again, found, 1e-9), "numbers of its own")
@@ -171,6 +175,8 @@ def mended_normals(attempt: Attempt) -> None:
         "determinant, not its logarithm": "You subtract the determinant itself from a logarithm.",
         "z forgotten": "You evaluate the noise's density at y - b. It has to be taken where the "
         "noise came from.",
+        "constant once": "Your normal density has its constant once. Each coordinate has its own: "
+        "d of them in d dimensions.",
         "constant forgotten": "You leave out the constant of the normal density. It does not move "
         "a gradient, but then the result is no log-density: nothing integrates to 1.",
         "averaged over dimensions": "You average the noise's log-density over the dimensions. "
@@ -217,6 +223,7 @@ def affine_log_density(attempt: Attempt) -> None:
         ),
         "z forgotten": lambda y, A, b: log_normal(y - b) - log_det(A),
         "constant forgotten": lambda y, A, b: right(y, A, b) + len(b) * LOG_ROOT_2PI,
+        "constant once": lambda y, A, b: right(y, A, b) + (len(b) - 1) * LOG_ROOT_2PI,
         "averaged over dimensions": lambda y, A, b: (
             log_normal(origin(y, A, b)) / len(b) - log_det(A)
         ),

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.func import grad, jacrev
-from torch.nn.functional import softplus
+from torch.nn.functional import kl_div, softplus
 
 from course_lib.exercises.attempts import Attempt
 from course_lib.exercises.registry import exercise
@@ -46,7 +46,7 @@ LECTURE = "04_gan_minimax"
         "overflows there, and infinity/infinity is no better. The answer depends on the difference "
         "of the logarithms alone, through a function that stays finite however large that is.",
         "a small number added": "Far out you return 0 instead of the share. Adding a small number "
-        "to a denominator avoids 0/0 and puts a wrong number in its place.",
+        "to a denominator, or nan_to_num, avoids 0/0 and puts a wrong number in its place.",
     },
 )
 def optimal_discriminator(attempt: Attempt) -> None:
@@ -282,10 +282,16 @@ def _jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
     hints={
         "doubled": "You have twice the divergence: each of the two KL divergences counts one half.",
         "in bits": "Your logarithm has base 2. This course counts in nats.",
-        "one half only": "This is the KL divergence of p from the mixture alone: the JSD treats p "
-        "and q alike.",
-        "not a mixture": "You compare with p + q, which sums to 2: the mixture is their average. "
-        "Your value may be negative, which no divergence is.",
+        "one half only": "This is the KL divergence of p or of q from the mixture alone (or half "
+        "of it): the JSD treats p and q alike.",
+        "not a mixture": "Your value is log 2 too small, as where p + q stands for the mixture: "
+        "that sums to 2, and the mixture is their average. So it may be negative, as no divergence "
+        "is.",
+        "minus sign": "You have the negative of the divergence.",
+        "sum not halved": "You have one half of one KL divergence and the whole of the other: each "
+        "counts one half.",
+        "mixture's log forgotten": "You gave F.kl_div the mixture where it wants the LOGARITHM of "
+        "its first argument.",
         "square root": "You have the square root of the divergence, the Jensen-Shannon distance, "
         "which is what scipy.spatial.distance.jensenshannon returns.",
         "no mixture": "You average KL(p||q) and KL(q||p). The JSD compares each of the two with "
@@ -297,8 +303,8 @@ def _jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
         "the probabilities: sum.",
         "value of the game": "You have the value V(G, D*), which is -log 4 at its best: read (4.8) "
         "from right to left.",
-        "not symmetric": "You compare p with q directly, KL(p||q), which is infinite where q alone "
-        "is 0. The JSD compares each of the two with their mixture.",
+        "not symmetric": "You compare p with q directly, by one KL divergence, which is infinite "
+        "where one of them alone is 0. The JSD compares each of the two with their mixture.",
         "not finite": "An empty bin has p = 0, and 0 times the logarithm of 0 must count as 0 "
         "(torch.xlogy knows that). A bin that is empty in both has the mixture 0 as well: dividing "
         "by it gives 0/0, which no xlogy mends.",
@@ -314,11 +320,25 @@ def jensen_shannon_of_bins(attempt: Attempt) -> None:
     mistakes = {
         "doubled": lambda p, q: 2 * right(p, q),
         "in bits": lambda p, q: right(p, q) / math.log(2),
-        "one half only": lambda p, q: _kl(p, mixture(p, q)),
+        "one half only": [
+            lambda p, q: _kl(p, mixture(p, q)),
+            lambda p, q: _kl(q, mixture(p, q)),
+            lambda p, q: _kl(p, mixture(p, q)) / 2,
+            lambda p, q: _kl(q, mixture(p, q)) / 2,
+        ],
+        "minus sign": lambda p, q: -right(p, q),
+        "sum not halved": [
+            lambda p, q: _kl(p, mixture(p, q)) / 2 + _kl(q, mixture(p, q)),
+            lambda p, q: _kl(p, mixture(p, q)) + _kl(q, mixture(p, q)) / 2,
+        ],
+        "mixture's log forgotten": [
+            lambda p, q: sum(kl_div(mixture(p, q), a, reduction="sum") for a in (p, q)) / 2,
+            lambda p, q: sum(kl_div(mixture(p, q), a, reduction="sum") for a in (p, q)),
+        ],
         "not a mixture": lambda p, q: (_kl(p, p + q) + _kl(q, p + q)) / 2,
         "square root": lambda p, q: right(p, q).sqrt(),
         "no mixture": lambda p, q: (_kl(p, q) + _kl(q, p)) / 2,
-        "not symmetric": _kl,
+        "not symmetric": [_kl, lambda p, q: _kl(q, p)],
         "arguments exchanged": lambda p, q: (_kl(mixture(p, q), p) + _kl(mixture(p, q), q)) / 2,
         "averaged over bins": lambda p, q: right(p, q) / len(p),
         "value of the game": lambda p, q: 2 * right(p, q) - math.log(4),
@@ -525,6 +545,8 @@ def _game(
     mixed: bool = False,
     clear_other: bool = True,
     d_share: float = 1.0,
+    exchanged: bool = False,
+    silent: bool = False,
 ) -> tuple[float, float]:
     """A step of both players, with the mistakes that are asked for."""
 
@@ -532,7 +554,10 @@ def _game(
         z = noise()
         fake = generator(z)
         fake = fake if leak or g_moves_in_d else fake.detach()
-        loss = d_share * non_saturating.discriminator(discriminator(real), discriminator(fake))
+        logits = discriminator(real), discriminator(fake)
+        logits = logits[::-1] if exchanged else logits
+        logits = (logits[0], logits[1].detach()) if silent else logits
+        loss = d_share * non_saturating.discriminator(*logits)
         if clear_d == "before":
             optimizer_d.zero_grad()
         if clear_other and (g_moves_in_d or leak):
@@ -591,6 +616,8 @@ _BROKEN_GAMES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("old gradients in the discriminator", {"clear_d": "never"}),
     ("old gradients in the generator", {"clear_g": False}),
     ("old gradients everywhere", {"clear_d": "never", "clear_g": False}),
+    ("labels exchanged", {"exchanged": True}),
+    ("fakes teach nothing", {"silent": True}),
     ("generator cut off", {"cut": True}),
     ("generator cut off", {"cut": True, "clear_d": "never"}),
     ("pushed away", {"generator_loss": lambda a: softplus(a).mean()}),
@@ -626,8 +653,13 @@ _BROKEN_GAMES: tuple[tuple[str, dict[str, Any]], ...] = (
         "there in the second: backward() adds.",
         "old gradients everywhere": "No gradient is ever cleared: each step contains all the "
         "earlier ones.",
-        "generator cut off": "The generator did not move. In its own phase the gradient must reach "
-        "it through the discriminator: where is the graph cut?",
+        "generator cut off": "The generator did not move. Either its optimizer never steps (or the "
+        "two optimizers are exchanged), or no gradient arrives: in its own phase it must reach the "
+        "generator through the discriminator, and nothing may be cut.",
+        "labels exchanged": "The discriminator learns to call real examples fakes and fakes real: "
+        "its labels are exchanged.",
+        "fakes teach nothing": "The fakes do not move the discriminator: their logits are cut off. "
+        "Cut between the generator and the discriminator, not behind both.",
         "pushed away": "The generator descends the discriminator's term for fakes: it learns to be "
         "caught. Its fakes should be taken for real.",
         "saturating loss": "The generator descends the minimax loss log(1 - D). The non-saturating "
@@ -777,7 +809,7 @@ def _dirac(gamma: float) -> tuple:
         "root of the determinant": "You return the root of the determinant. That is the modulus "
         "only while the eigenvalues are a complex pair; two real ones may differ.",
         "smaller eigenvalue": "You return the smaller of the two moduli. After many rounds the "
-        "larger one decides.",
+        "larger one decides; eigvals sorts nothing, so take the maximum.",
         "symmetric supposed": "eigvalsh supposes a symmetric matrix and reads one half of it. This "
         "Jacobian is not symmetric, or nothing would rotate.",
         "maximum of complex numbers": "Complex numbers have no order, and torch refuses to take "
@@ -843,6 +875,12 @@ def round_growth(attempt: Attempt) -> None:
         name = f"alternating={alternating}"
         attempt.value(
             f"a game that rotates, {name}", (*game, 0.6, alternating), _growth, mistakes=mistakes
+        )
+    game = _quadratic(1.5, 0.3, 0.2, 0.4, at=(0.7, -0.4))  # LAPACK finds the smaller one first
+    for alternating in (False, True):
+        name = f"alternating={alternating}"
+        attempt.value(
+            f"a game that settles, {name}", (*game, 0.6, alternating), _growth, mistakes=mistakes
         )
     for gamma, where in ((0.0, "the Dirac-GAN"), (3.0, "the Dirac-GAN with R1, gamma = 3")):
         for alternating in (False, True):

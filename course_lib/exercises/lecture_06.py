@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from course_lib import models, training
-from course_lib.exercises.attempts import Attempt
+from course_lib.exercises.attempts import Attempt, shown
 from course_lib.exercises.registry import exercise
 from course_lib.models.common import upsampling
 
@@ -49,6 +49,7 @@ def _side(
         "not rounded": "Your size is no whole number. Only windows that fit as a whole count.",
         "first window forgotten": "You are one short: you counted the steps between windows, not "
         "the windows.",
+        "padding forgotten": "You leave the padding out: p zeros are added on either side.",
         "padding on one side": "You add the padding once. It is added on both sides.",
         "padding added": "In the transposed convolution the padding takes pixels away, since it "
         "undoes the effect that it has in the convolution on the way down.",
@@ -70,9 +71,13 @@ def _side(
 def map_side(attempt: Attempt) -> None:
     """Output size of a convolution or a transposed convolution."""
     down = {
-        "rounded up": lambda n, k, s, p, **_: -((n + 2 * p - k) // -s) + 1,
+        "rounded up": [
+            lambda n, k, s, p, **_: -((n + 2 * p - k) // -s) + 1,
+            lambda n, k, s, p, **_: round((n + 2 * p - k) / s) + 1,
+        ],
         "not rounded": lambda n, k, s, p, **_: (n + 2 * p - k) / s + 1,
         "first window forgotten": lambda n, k, s, p, **_: (n + 2 * p - k) // s,
+        "padding forgotten": lambda n, k, s, p, **_: (n - k) // s + 1,
         "padding on one side": lambda n, k, s, p, **_: (n + p - k) // s + 1,
         "always transposed": lambda n, k, s, p, **_: (n - 1) * s - 2 * p + k,
     }
@@ -90,7 +95,8 @@ def map_side(attempt: Attempt) -> None:
         "output padding forgotten": lambda n, k, s, p, **_: (n - 1) * s - 2 * p + k,
         "convolution for transposed": lambda n, k, s, p, **_: (n + 2 * p - k) // s + 1,
     }
-    attempt.value("n 30, kernel 5, stride 2, padding 4", (30, 5, 2, 4), _side, mistakes=down)
+    # Here every mistake gives a number of its own.
+    attempt.value("n 29, kernel 8, stride 3, padding 7", (29, 8, 3, 7), _side, mistakes=down)
     attempt.value(
         "n 7, kernel 6, stride 3, padding 1, output padding 2, transposed",
         (7, 6, 3, 1),
@@ -238,7 +244,10 @@ def dcgan_weight_count(attempt: Attempt) -> None:
     "lectures 6 and 18 train.",
     hints={
         "not a module": "Your function should return an nn.Module, such as an nn.Sequential of "
-        "layers, not the layers' output.",
+        "layers: not the layers' output, and of a class an instance.",
+        "no weights found": "torch finds no weights in what you return. Layers in a plain list, or "
+        "made anew in forward, are not seen by an optimizer: make them attributes in __init__, or "
+        "use nn.Sequential or nn.ModuleList.",
         "side not doubled": "The block should double height and width: work out kernel, stride and "
         "padding with (6.7).",
         "ordinary convolution": "The weight has the shape [c_out, c_in, ...] of an ordinary "
@@ -274,7 +283,9 @@ def dcgan_block(attempt: Attempt) -> None:
     for last in (False, True):
         where = f"{c_in} channels in, {c_out} out, last={last}"
         block = attempt.call(where, c_in, c_out, last=last)
-        attempt.require(isinstance(block, nn.Module), "not a module")
+        told = f"Your function returned {shown(block)}."
+        attempt.require(isinstance(block, nn.Module), "not a module", told)
+        attempt.require(any(True for _ in block.parameters()), "no weights found")
         block.train()
         # Noise with a mean that differs from channel to channel, so that a shift would show.
         x = attempt.normal(3, c_in, 4, 4, dtype=torch.float32)

@@ -37,6 +37,8 @@ LECTURE = "12_elbo"
         "half forgotten": "Your value is twice the KL: the factor 1/2 in front of the sum.",
         "constant forgotten": "Your value is too large by 1/2 for each latent: a code that is the "
         "prior itself, mu = 0 and s = 1, should cost nothing.",
+        "sign of log_var": "You add log_var. It is subtracted: a narrow code, whose log_var is far "
+        "below 0, costs more.",
         "log_var taken as log s": "You square exp(log_var). log_var is log s²: its exponential is "
         "the variance already.",
         "log_var taken as the variance": "You use log_var as if it were the variance. Encoders "
@@ -56,11 +58,12 @@ def kl_to_standard_normal(attempt: Attempt) -> None:
         "minus sign": lambda m, v: -probability.kl_to_standard_normal(m, v),
         "half forgotten": lambda m, v: 2 * probability.kl_to_standard_normal(m, v),
         "constant forgotten": lambda m, v: 0.5 * (m**2 + v.exp() - v).sum(-1),
+        "sign of log_var": lambda m, v: 0.5 * (m**2 + v.exp() - 1 + v).sum(-1),
         "log_var taken as log s": lambda m, v: 0.5 * (m**2 + (2 * v).exp() - 1 - 2 * v).sum(-1),
         "log_var taken as the variance": lambda m, v: 0.5 * (m**2 + v - 1 - v.log()).sum(-1),
     }
     right = probability.kl_to_standard_normal
-    one = (torch.tensor([[1.5, 0.0]]), torch.tensor([[0.7, 0.3]]))
+    one = (torch.tensor([[1.5, 0.0]]), torch.tensor([[0.7, 0.5]]))
     attempt.value("one image, two latents", one, right, mistakes=mistakes, tolerance=1e-5)
     many = attempt.normal(5, 3), attempt.normal(5, 3)
     attempt.value("five images, three latents", many, right, mistakes=mistakes)
@@ -71,7 +74,11 @@ def kl_to_standard_normal(attempt: Attempt) -> None:
             0.5 * (m**2 + v.exp() - 1).sum(-1) - (0.5 * v).exp().log().sum(-1)
         )
     }
-    attempt.value("a code of almost no width", point, right, mistakes=rounded, tolerance=1e-5)
+    where = "a code of almost no width"
+    found = attempt.call(where, *point)
+    if isinstance(found, Tensor) and found.shape == (1,) and not near(found, right(*point), 1e-3):
+        attempt.fail("not finite", f"Your function returned {found[0]:.4g}.")
+    attempt.value(where, point, right, mistakes=rounded, tolerance=1e-5)
     attempt.any_device("five images, three latents", *many)
 
 
@@ -362,6 +369,11 @@ def score_function_gradient(attempt: Attempt) -> None:
     hints={
         "still broken": "This is the broken loss. Ask of each of its two terms: over which axes is "
         "it summed, and over which averaged?",
+        "error summed over the batch": "The squared error is summed over the batch, and the KL is "
+        "not: that divides beta by the batch size.",
+        "minus sign": "You subtract the KL. In the ELBO it is subtracted; a loss, which is minus "
+        "that, adds it.",
+        "half of the KL forgotten": "Your KL is twice the right one: (12.23) has a 1/2.",
         "mean over pixels": "The squared error is averaged over the pixels, while the KL is summed "
         "over the latents: that multiplies beta by the number of pixels.",
         "KL summed over the batch": "The KL is summed over the batch, the error is not: that "
@@ -409,6 +421,11 @@ def mended_vae_loss(attempt: Attempt) -> None:
 
     mistakes = {
         "still broken": lambda x, h, m, v, b: mse_loss(h, x) + b * kl(m, v).sum(),
+        "error summed over the batch": lambda x, h, m, v, b: (
+            error(x, h).sum() + b * kl(m, v).mean()
+        ),
+        "minus sign": lambda x, h, m, v, b: right(x, h, m, v, -b),
+        "half of the KL forgotten": lambda x, h, m, v, b: right(x, h, m, v, 2 * b),
         "mean over pixels": lambda x, h, m, v, b: mse_loss(h, x) + b * kl(m, v).mean(),
         "KL summed over the batch": lambda x, h, m, v, b: error(x, h).mean() + b * kl(m, v).sum(),
         "summed over the batch": lambda x, h, m, v, b: len(x) * right(x, h, m, v, b),
@@ -433,7 +450,20 @@ def mended_vae_loss(attempt: Attempt) -> None:
         return *pixels, attempt.normal(n, k, dtype=dtype), attempt.normal(n, k, dtype=dtype)
 
     many = batch(3, 5)
-    attempt.value("three images of 16 pixels", (*many, 0.4), right, mistakes=mistakes)
+    answer = attempt.answer
+
+    def tell() -> str:
+        """The loss is linear in beta, so its two terms can be told apart."""
+        wrong = float(answer(*many, 0.0))
+        slope = float(answer(*many, 1.0)) - wrong
+        of_error, of_kl = wrong / error(*many[:2]).mean(), slope / kl(*many[2:]).mean()
+        return (
+            f"With beta = 0 yours is {of_error:.3g} times the squared error of an image (wanted: "
+            f"1), and beta multiplies {of_kl:.3g} times the KL of an image (wanted: 1)."
+        )
+
+    where = "three images of 16 pixels"
+    attempt.value(where, (*many, 0.4), right, mistakes=mistakes, tell=tell)
     attempt.gradient("three images of 16 pixels", (*many, 0.4), right, of=(1, 2, 3))
     attempt.value("another beta", (*many, 2.5), right, mistakes=mistakes)
     alone = batch(1, 2, torch.float32)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from course_lib import losses, models, probability
-from course_lib.exercises.attempts import Attempt
+from course_lib.exercises.attempts import Attempt, near
 from course_lib.exercises.registry import exercise
 
 LECTURE = "13_vae_on_images"
@@ -104,6 +104,7 @@ def bernoulli_log_likelihood(attempt: Attempt) -> None:
         "log_sigma taken as log-variance": "You take exp(log_sigma) as the variance. It is the "
         "standard deviation.",
         "half forgotten": "The squared error has the factor 1/2.",
+        "not finite": "log_sigma is any real number, and may be negative: σ is exp(log_sigma).",
         "mean over pixels": "You average over the pixels; a log-likelihood sums them.",
         "averaged over the batch": "You return one number for the whole batch; one log-likelihood "
         "per image is wanted.",
@@ -140,7 +141,39 @@ def gaussian_log_likelihood(attempt: Attempt) -> None:
     }
     x, x_hat = attempt.uniform(3, 1, 4, 4), attempt.uniform(3, 1, 4, 4)
     args = x, x_hat, torch.tensor(-0.9, dtype=torch.float64)
-    attempt.value("three images of 16 pixels", args, right, mistakes=mistakes)
+    answer = attempt.answer
+
+    def tell() -> str:
+        """The parts of the sum, each from an input on which the others are silent."""
+        zero = torch.zeros((), dtype=torch.float64)
+        parts = [
+            (
+                "With x_hat = x and log_sigma = 0 only the constants are left: yours are",
+                lambda f: f(x, x, zero)[0],
+            ),
+            (
+                "With x_hat = x, raising log_sigma from 0 to 1 changes yours by",
+                lambda f: f(x, x, zero + 1)[0] - f(x, x, zero)[0],
+            ),
+            (
+                "At log_sigma = 0 the error of the first image changes yours by",
+                lambda f: f(x, x_hat, zero)[0] - f(x, x, zero)[0],
+            ),
+            (
+                "From log_sigma = 0 to 1 the share of the error in yours is multiplied by",
+                lambda f: (
+                    (f(x, x_hat, zero + 1) - f(x, x, zero + 1))
+                    / (f(x, x_hat, zero) - f(x, x, zero))
+                )[0],
+            ),
+        ]
+        for words, part in parts:
+            mine, truth = float(part(answer)), float(part(right))
+            if not near(mine, truth):
+                return f"{words} {mine:.4g}; {truth:.4g} is right (an image has 16 pixels)."
+        return ""
+
+    attempt.value("three images of 16 pixels", args, right, mistakes=mistakes, tell=tell)
     for of in ((2,), (1, 2)):
         attempt.gradient("three images of 16 pixels", args, right, of=of, mistakes=mistakes)
     wide = x[:1].float(), x_hat[:1].float(), torch.tensor(1.3)

@@ -72,7 +72,7 @@ class Exercise:
             text = f"✓ {head}: right in {tried}{error}.{printed}\n  {self.learnt}"
             return Verdict("right", text, "", seconds)
         if stop.state == "unattempted":
-            text = f"○ {head}: not attempted yet. Write your code in place of "
+            text = f"○ {head}: not attempted yet, or not to its end. Write your code in place of "
             if attempt.answered:
                 text = f"○ {head}: begun, but on {attempt.where} it still meets a "
                 text += "`raise NotImplementedError`. Write the rest in place of "

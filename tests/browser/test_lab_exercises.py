@@ -189,7 +189,7 @@ def test_every_check_says_what_to_do_while_nothing_is_written(sheet):
     assert sheet.names
     for name in sheet.names:
         said = sheet.verdict(name)
-        assert said.startswith(f"○ {exercises()[name].number} {name}: not attempted yet.")
+        assert said.startswith(f"○ {exercises()[name].number} {name}: not attempted yet")
         assert "raise NotImplementedError" in said
 
 

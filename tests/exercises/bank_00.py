@@ -350,6 +350,17 @@ def same_rounded_down(x, weight, stride):
     return y[:, :, : x.shape[2] // stride, : x.shape[3] // stride]
 
 
+class DecoderInAList(nn.Module):
+    """Its layers stand in a plain list, where torch does not look for them."""
+
+    def __init__(self, *sizes):
+        super().__init__()
+        self.layers = [Decoder(*sizes)]
+
+    def forward(self, z):
+        return self.layers[0](z)
+
+
 BANK = {
     "log10_share_of_prior": Answers(
         right={
@@ -411,6 +422,7 @@ BANK = {
         wrong={
             "nothing drawn": loss_variant(z=lambda m, v, e: m),
             "variance for deviation": loss_variant(z=lambda m, v, e: m + v.exp() * e),
+            "log_var for deviation": loss_variant(z=lambda m, v, e: m + v * e),
             "order": loss_variant(
                 kl=lambda m, v: kl_divergence(Normal(0.0, 1.0), Normal(m, (v / 2).exp())).sum(1)
             ),
@@ -452,6 +464,7 @@ BANK = {
         },
         wrong={
             "not a module": lambda *sizes: lambda z: Decoder(*sizes)(z),
+            "no weights found": lambda *sizes: DecoderInAList(*sizes),
             "eight images per code": lambda *sizes: Decoder(
                 *sizes, times=8, reshape=lambda h, *m: h.view(-1, *m)
             ),

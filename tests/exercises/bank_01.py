@@ -320,6 +320,11 @@ BANK = {
                 torch.cat(batches).std() / math.sqrt(sum(map(len, batches))),
             ),
             "divided by n": mean_numpy_default,
+            "single precision": lambda batches: (
+                torch.tensor([x for b in batches for x in b.tolist()]).mean(),
+                torch.tensor([x for b in batches for x in b.tolist()]).std()
+                / math.sqrt(sum(map(len, batches))),
+            ),
             "error of one draw": mean_with(lambda x, batches: x.std()),
             "variance for error": mean_with(lambda x, batches: x.var() / len(x)),
             "average of the errors": mean_with(
@@ -350,6 +355,7 @@ BANK = {
             ).sum(-1),
             "ink and paper swapped": lambda x, p: ((1 - x) * p.log() + x * (1 - p).log()).sum(1),
             "base two": lambda x, p: torch.where(x == 1, p, 1 - p).log2().sum(-1),
+            "no logarithm": lambda x, p: torch.where(x == 1, p, 1 - p).prod(-1),
             "product underflows": lambda x, p: torch.where(x == 1, p, 1 - p).prod(-1).log(),
             "clamped": image_bernoulli,
             "zero times minus infinity": image_formula,
@@ -363,6 +369,7 @@ BANK = {
         wrong={
             "nothing mended": broken_histogram,
             "counts": lambda x, e: torch.histogram(x, e).hist,
+            "not divided by N": lambda x, e: torch.histogram(x, e).hist / e.diff(),
             "shares, not heights": lambda x, e: torch.histogram(x, e).hist / len(x),
             "outliers in the end bins": lambda x, e: broken_histogram(x, e) / e.diff(),
             "inside only": histogram_library,

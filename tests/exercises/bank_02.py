@@ -321,6 +321,7 @@ BANK = {
             "same number twice": lambda u1, u2: (root(u1) * torch.cos(2 * math.pi * u2),) * 2,
             "numbers of its own": lambda u1, u2: (torch.randn_like(u1), torch.randn_like(u2)),
             "root after the cosine": normals_root_late,
+            "root of a negative number": normals_with(lambda u: -torch.log(1 - u), 2, 2 * math.pi),
             "x and y swapped": lambda u1, u2: (
                 root(u1) * torch.sin(2 * math.pi * u2),
                 root(u1) * torch.cos(2 * math.pi * u2),
@@ -338,6 +339,11 @@ BANK = {
             "z forgotten": affine_with(back=lambda y, A, b: y - b),
             "constant forgotten": lambda y, A, b: (
                 -0.5 * ((y - b) @ torch.linalg.inv(A).T).pow(2).sum(1)
+                - torch.linalg.slogdet(A).logabsdet
+            ),
+            "constant once": lambda y, A, b: (
+                -0.5 * ((y - b) @ torch.linalg.inv(A).T).pow(2).sum(1)
+                - 0.5 * math.log(2 * math.pi)
                 - torch.linalg.slogdet(A).logabsdet
             ),
             "averaged over dimensions": affine_with(reduce=lambda p: p.mean(-1)),

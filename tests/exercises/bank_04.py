@@ -456,11 +456,18 @@ def game_never_clears(generator, discriminator, optimizer_g, optimizer_d, real, 
     return d_loss.item(), g_loss.item()
 
 
-def game_with(fake_logits_of=None, generator_loss=None):
-    """The right step with another generator's phase."""
+def game_with(fake_logits_of=None, generator_loss=None, logits_of=None):
+    """The right step with another phase of the generator, or other logits in the first."""
 
     def step(generator, discriminator, optimizer_g, optimizer_d, real, noise):
-        d_loss = step_with_detach(generator, discriminator, optimizer_d, real, noise())
+        if logits_of is None:
+            d_loss = step_with_detach(generator, discriminator, optimizer_d, real, noise())
+        else:
+            loss = d_loss_of_labels(*logits_of(generator, discriminator, real, noise()))
+            optimizer_d.zero_grad()
+            loss.backward()
+            optimizer_d.step()
+            d_loss = loss.item()
         logits = (fake_logits_of or (lambda g, d, z: d(g(z))))(generator, discriminator, noise())
         loss = (generator_loss or losses.non_saturating.generator)(logits)
         optimizer_g.zero_grad()
@@ -737,6 +744,17 @@ BANK = {
         wrong={
             "doubled": lambda p, q: 2 * jsd_by_entropies(p, q),
             "in bits": lambda p, q: jsd_by_entropies(p, q) / math.log(2),
+            "minus sign": lambda p, q: -jsd_by_entropies(p, q),
+            "sum not halved": lambda p, q: (
+                (p * (2 * p / (p + q)).log()).sum() + (q * (2 * q / (p + q)).log()).sum() / 2
+            ),
+            "mixture's log forgotten": lambda p, q: (
+                (
+                    F.kl_div((p + q) / 2, p, reduction="sum")
+                    + F.kl_div((p + q) / 2, q, reduction="sum")
+                )
+                / 2
+            ),
             "one half only": lambda p, q: (p * (2 * p / (p + q)).log()).sum(),
             "not a mixture": lambda p, q: (
                 ((p * (p / (p + q)).log()).sum() + (q * (q / (p + q)).log()).sum()) / 2
@@ -795,6 +813,12 @@ BANK = {
             "old gradients everywhere": game_never_clears,
             # nikhilsinghmus/image2reverb, issue 37: detach in the generator's step.
             "generator cut off": game_with(lambda g, d, z: d(g(z).detach())),
+            "labels exchanged": game_with(
+                logits_of=lambda g, d, real, z: (d(g(z).detach()), d(real))
+            ),
+            "fakes teach nothing": game_with(
+                logits_of=lambda g, d, real, z: (d(real), d(g(z)).detach())
+            ),
             "pushed away": game_with(generator_loss=lambda a: F.softplus(a).mean()),
             "saturating loss": game_with(generator_loss=losses.minimax.generator),
             "the same fakes twice": game_draws_once,

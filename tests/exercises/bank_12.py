@@ -380,6 +380,7 @@ BANK = {
             "averaged over latents": lambda m, v: -0.5 * torch.mean(1 + v - m**2 - v.exp(), dim=1),
             # EDAPINENUT/GNTPP issue 4: a sum without dim
             "averaged over the batch": lambda m, v: kl_vectorised(m, v).mean(),
+            "sign of log_var": lambda m, v: 0.5 * torch.sum(m**2 + v.exp() - 1 + v, dim=1),
             "other direction": kl_wrong_side,
             "minus sign": lambda m, v: 0.5 * torch.sum(1 + v - m**2 - v.exp(), dim=1),
             # SupaeroDataScience/deep-learning pull request 6
@@ -495,6 +496,16 @@ BANK = {
             # pytorch/examples issue 817, orybkin/sigma-vae-tensorflow issue 2
             "mean over pixels": vae_loss_with(
                 lambda x, h: F.mse_loss(h, x), lambda m, v: kl_vectorised(m, v).mean()
+            ),
+            "error summed over the batch": vae_loss_with(
+                lambda x, h: F.mse_loss(h, x, reduction="sum"),
+                lambda m, v: kl_vectorised(m, v).mean(),
+            ),
+            "minus sign": vae_loss_with(
+                lambda x, h: squares(x, h).mean(), lambda m, v: -kl_vectorised(m, v).mean()
+            ),
+            "half of the KL forgotten": vae_loss_with(
+                lambda x, h: squares(x, h).mean(), lambda m, v: 2 * kl_vectorised(m, v).mean()
             ),
             "KL summed over the batch": vae_loss_with(
                 lambda x, h: squares(x, h).mean(), lambda m, v: kl_vectorised(m, v).sum()

@@ -429,6 +429,11 @@ BANK = {
             "sigma for its square": gaussian_with(power=1.0),
             "log_sigma taken as log-variance": lambda x, h, s: gaussian_vectorised(x, h, 0.5 * s),
             "half forgotten": gaussian_with(error=1.0),
+            "not finite": lambda x, h, s: (
+                (-0.5 * ((x - h) / s) ** 2 - s.log() - 0.5 * math.log(2 * math.pi))
+                .flatten(1)
+                .sum(1)
+            ),
             "mean over pixels": lambda x, h, s: Normal(h, s.exp()).log_prob(x).mean(dim=(1, 2, 3)),
             "averaged over the batch": lambda x, h, s: gaussian_vectorised(x, h, s).mean(),
             "minus sign": lambda x, h, s: -gaussian_vectorised(x, h, s),

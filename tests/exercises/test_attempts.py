@@ -272,6 +272,67 @@ def test_results_in_another_order_are_recognised_where_that_tells_no_choice(foun
     assert reordered(found, right, 1e-6) == is_order
 
 
+def ended(check, answer, **hints) -> Stop:
+    stop = run(check, Attempt(answer, hints))[0]
+    assert stop is not None
+    return stop
+
+
+def test_a_mistake_of_counting_is_recognised_at_its_own_number_alone():
+    def body(attempt: Attempt) -> None:
+        attempt.value("a million", (10**6,), lambda n: n, mistakes={"one more": lambda n: n + 1})
+
+    assert ended(body, lambda n: n + 1, **{"one more": "One."}).hint == "one more"
+    assert ended(body, lambda n: n + 2, **{"one more": "One."}).hint == "wrong value"
+    assert run(body, Attempt(float))[0] is None
+
+
+def test_a_mistake_that_does_not_show_is_not_the_reason_of_an_imprecise_answer():
+    def body(attempt: Attempt) -> None:
+        known = {"sign lost": lambda x: x.abs()}
+        attempt.value("a positive number", (torch.tensor(2.0).double(),), double, mistakes=known)
+
+    said = ended(body, lambda x: 2 * x + 8e-6, **{"sign lost": "abs"})
+    assert said.hint == "wrong value"
+
+
+def test_any_numbers_are_no_results_in_another_order_where_all_are_allowed():
+    def body(attempt: Attempt) -> None:
+        attempt.value("shapes", (1,), (torch.ones(2), torch.ones(3)), tolerance=math.inf)
+
+    assert "order" not in ended(body, lambda n: (torch.ones(3), torch.ones(2))).text
+
+
+def test_a_gradient_is_not_explained_by_a_mistake_in_the_value():
+    x = torch.linspace(1, 2, 3, dtype=torch.float64)
+
+    def body(attempt: Attempt) -> None:
+        known = {"one left out": lambda a, b: a, "cut": lambda a, b: a + b.detach()}
+        attempt.gradient("both", (x, x), lambda a, b: a + b, of=(0, 1), mistakes=known)
+
+    hints = {"one left out": "b counts", "cut": "b is cut off"}
+    assert ended(body, lambda a, b: a + b.detach(), **hints).hint == "cut"
+
+
+def test_what_else_is_known_of_a_wrong_value_is_said_behind_it():
+    def body(attempt: Attempt) -> None:
+        attempt.value("two", (2.0,), double, tell=lambda: f"Of 1 it makes {attempt.answer(1.0)}.")
+
+    def fails_at_one(x):
+        if x == 1:
+            raise KeyError
+        return 5.0
+
+    assert ended(body, lambda x: 3.0 * x).text.endswith("Of 1 it makes 3.0.")
+    assert ended(body, fails_at_one).text == "error 1, allowed 5e-06."
+
+
+def test_a_complex_number_and_one_of_several_results_are_named_as_what_they_are():
+    assert difference(torch.tensor(1j), 1.0, 1e-6)[1].startswith("Your function returned a complex")
+    told = difference([(1, 2), (3,)], [(1, 2), (3, 4)], 1e-6)[1]
+    assert told == "result 2 of 2: It has 1 values; 2 are wanted."
+
+
 def test_a_wrong_gradient_names_its_argument():
     x = torch.linspace(1, 2, 3, dtype=torch.float64)
 
@@ -300,7 +361,7 @@ def test_a_check_prints_one_verdict(capsys):
 
     assert getattr(check, name)(stub) is None
     out = capsys.readouterr().out
-    assert out.startswith(f"○ {exercises()[name].number} {name}: not attempted yet.")
+    assert out.startswith(f"○ {exercises()[name].number} {name}: not attempted yet")
     assert " ".join(out.split()) == exercises()[name].examine(stub).message
 
 

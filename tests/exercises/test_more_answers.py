@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.func import grad, jacrev
 
 from course_lib.exercises import exercises
 
@@ -49,9 +52,81 @@ def budget_in_whole_passes(weights_g, weights_d, batch_size, rate, seconds, n_im
     return fixed, rate * seconds / batch_size, round(rate * seconds / n_images)
 
 
+def noise_that_seeds_everything(batches, size, seed):
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batches, size, generator=generator)
+
+
+def growth_of_the_first_eigenvalue(loss_theta, loss_psi, theta, psi, step, alternating):
+    def play(state):
+        moved = state[0] - step * grad(loss_theta, 0)(*state)
+        seen = moved if alternating else state[0]
+        return torch.stack([moved, state[1] - step * grad(loss_psi, 1)(seen, state[1])])
+
+    return torch.linalg.eigvals(jacrev(play)(torch.stack([theta, psi]))).abs()[0].item()
+
+
+def shapes_for_stride_two(shape, layers):
+    """The sizes of a convolution are right where the stride is 2 alone."""
+    found = []
+    for kind, *sizes in layers:
+        if kind == "conv":
+            shape = (shape[0], *(n // sizes[2] + n % sizes[2] for n in shape[1:3]), sizes[0])
+        else:
+            shape = (shape[0], *(n * sizes[2] for n in shape[1:3]), sizes[0])
+        found.append(shape)
+    return found
+
+
+def loss_with_one_faulty_term(faulty):
+    """Exercise 12.5 with another squared error and KL, per image."""
+
+    def answer(x, x_hat, mu, log_var, beta):
+        kl = 0.5 * (mu**2 + log_var.exp() - 1 - log_var).sum(1)
+        return faulty((x - x_hat).square().flatten(1).sum(1), kl, beta)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("faulty", "said"),
+    [
+        (lambda e, kl, b: (4 * e + b * kl).mean(), "4 times the squared error"),
+        (lambda e, kl, b: (e + b * kl).mean() + 4 * b * kl.mean(), "multiplies 5 times the KL"),
+    ],
+)
+def test_which_term_of_a_loss_is_wrong_is_said_of_any_factor(faulty, said):
+    message = exercises()["mended_vae_loss"].examine(loss_with_one_faulty_term(faulty)).message
+    assert said in message, message
+
+
+@pytest.mark.parametrize(
+    ("power", "pixels", "constant", "said"),
+    [
+        (2, 1, 1.0, "raising log_sigma from 0 to 1"),
+        (2, 16, 2.0, "only the constants are left"),
+        (4, 16, 1.0, "is multiplied by 0.01832; 0.1353 is right"),
+        (2, 16, 1.0, "the error of the first image"),
+    ],
+)
+def test_which_part_of_a_log_likelihood_is_wrong_is_said(power, pixels, constant, said):
+    def answer(x, x_hat, log_sigma):
+        error = (x - x_hat).abs() if "error" in said else (x - x_hat) ** 2
+        error = error.flatten(1).sum(1) * torch.exp(-power * log_sigma) / 2
+        return -error - pixels * log_sigma - 16 * constant * 0.5 * math.log(2 * math.pi)
+
+    message = exercises()["gaussian_log_likelihood"].examine(answer).message
+    assert said in message, message
+
+
 @pytest.mark.parametrize(
     ("name", "hint", "answer"),
     [
+        ("mended_noise", "global generator", noise_that_seeds_everything),
+        ("round_growth", "smaller eigenvalue", growth_of_the_first_eigenvalue),
         ("mended_noise", "seeds overlap", noise_by_seed_and_number),
         ("mended_noise", "seeds overlap", noise_by_seed_length_and_number),
         ("mended_normals", "root after the cosine", normals_with_one_root_late),
