@@ -688,7 +688,8 @@ def run(check: Callable[[Attempt], None], attempt: Attempt) -> tuple[Stop | None
         text = (
             f"Your function did not end within {SECONDS:g} s: is there a loop without an end, or "
         )
-        text += "one over single numbers where whole tensors would do?"
+        text += "one over single numbers where whole tensors would do, or one that waits for what "
+        text += "hardly ever happens?"
         if not stopped:
             text += " It could not be stopped either: restart the kernel before you go on."
         ended.append(Stop("wrong", text, "too slow"))

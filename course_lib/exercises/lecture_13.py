@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from course_lib import losses, models, probability
-from course_lib.exercises.attempts import Attempt, near
+from course_lib.exercises.attempts import Attempt, Stop, near
 from course_lib.exercises.registry import exercise
 
 LECTURE = "13_vae_on_images"
@@ -358,11 +359,17 @@ def _vae_step(
         "too large as there are images.",
         "variance for deviation": "You multiply the noise by exp(log_var), the variance. The "
         "standard deviation is exp(log_var / 2).",
-        "no noise": "Your code is mu itself: an autoencoder. The encoder's width is then never "
-        "tested by the decoder.",
+        "no noise": "Your code is mu itself, without noise: an autoencoder. The encoder's width is "
+        "then never tested by the decoder.",
         "noise of its own": "Your step draws its own noise: with other `noise` it does the same. "
         "Use the argument, so that the step can be repeated.",
-        "KL forgotten": "The KL is missing from your loss.",
+        "KL forgotten": "The KL does not move the weights: it is missing from your loss, or its "
+        "gradient is cut off.",
+        "KL subtracted": "You subtract the KL. In the ELBO it is subtracted; the loss is minus "
+        "the ELBO.",
+        "half of the KL forgotten": "Your KL is twice the right one: (12.23) has a 1/2.",
+        "uphill": "The weights go the other way: you climb the loss.",
+        "several at once": "More than one thing is left to mend:",
         "gradients pile up": "One step is right, the second is not: the gradients of the first are "
         "still there when the second adds its own.",
         "graph kept": "The loss that you return still holds its graph; a list of such losses fills "
@@ -383,10 +390,10 @@ def mended_vae_step(attempt: Attempt) -> None:
     noise = attempt.normal(2, 5, 3)
 
     def after(
-        step: Callable[..., Any], steps: int, n: int, noise: Tensor = noise
+        step: Callable[..., Any], steps: int, n: int, noise: Tensor = noise, seed: int = 0
     ) -> tuple[Any, Tensor]:
         """What the last of some steps returned, and the weights after it."""
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         vae = copy.deepcopy(start)
         optimizer = torch.optim.SGD(vae.parameters(), lr=0.05)
         for i in range(steps):
@@ -415,7 +422,32 @@ def mended_vae_step(attempt: Attempt) -> None:
         "variance for deviation": variant(width=1.0),
         "no noise": variant(code=lambda mu, draw: mu),
         "KL forgotten": variant(kl_weight=0.0),
+        "KL subtracted": variant(kl_weight=-1.0),
+        "half of the KL forgotten": variant(kl_weight=2.0),
+        "uphill": variant(scale=lambda loss: -loss.mean()),
     }
+    ranges = {
+        "": lambda x: (x + 1) / 2,
+        "is given [-1, 1].": as_given,
+        "is given numbers cut off at 0.": lambda x: x.clamp(0, 1),
+    }
+    codes = {
+        "": lambda mu, draw: draw,
+        "No gradient of the picture passes through z.": cut,
+        "The code is mu itself.": lambda mu, draw: mu,
+    }
+
+    def faults(weights: Tensor, steps: int, n: int) -> str:
+        """What is left to mend, if two or three of the likeliest faults explain the weights."""
+        for (seen, f), (target, g), (code, h) in itertools.product(
+            ranges.items(), ranges.items(), codes.items()
+        ):
+            made = after(variant(seen=f, target=g, code=h), steps, n)[1]
+            if torch.allclose(weights, made, rtol=0, atol=1e-7):
+                told = [f"The encoder {seen}"] * bool(seen)
+                told += [f"The cross-entropy {target}"] * bool(target)
+                return " ".join([*told, *[code] * bool(code)])
+        return ""
 
     def examine(where: str, steps: int, n: int, known: Mapping[str, Callable[..., Any]]) -> Any:
         def answer(*args: Any) -> Any:
@@ -431,8 +463,12 @@ def mended_vae_step(attempt: Attempt) -> None:
             for name, wrong in known.items():
                 if torch.allclose(weights, after(wrong, steps, n)[1], rtol=0, atol=1e-7):
                     attempt.fail(name)
+            if told := faults(weights, steps, n):
+                raise Stop("wrong", f"{attempt.hints['several at once']} {told}", "several at once")
             if weights.equal(after(answer, steps, n, -noise)[1]):
-                attempt.fail("noise of its own")
+                # Its own noise differs with torch's seed; none at all does not.
+                own = not weights.equal(after(answer, steps, n, seed=1)[1])
+                attempt.fail("noise of its own" if own else "no noise")
             attempt.fail("other weights", f"The largest difference of a weight is {gap:.2g}.")
         return found, right
 
@@ -461,12 +497,12 @@ def mended_vae_step(attempt: Attempt) -> None:
         "n - 1": "(13.15) is exact with the divisor N; torch's var divides by N - 1 unless told "
         "otherwise.",
         "deviation for variance": "The part between is a variance; you give its square root.",
-        "KL as the test": "You count coordinates whose KL is above 0.01. A coordinate with the "
-        "same mean for every image costs nats and tells nothing apart.",
-        "deviation as the test": "You compare the standard deviation with 0.01. The threshold is "
-        "one for the variance.",
-        "width counted": "You count coordinates by the variance of z, which is near 1 for a dead "
-        "coordinate too. The part between alone says whether the mean moves with the image.",
+        "KL as the test": "So many coordinates have a KL above 0.01, or a mean other than 0. One "
+        "with the same mean for every image costs nats and tells nothing apart.",
+        "deviation as the test": "So many coordinates have a standard deviation above 0.01. The "
+        "threshold is one for the variance.",
+        "width counted": "You count all coordinates, as by the variance of z, which is near 1 for "
+        "a dead one too. The part between alone says whether the mean moves with the image.",
     },
 )
 def latent_report(attempt: Attempt) -> None:
@@ -618,5 +654,8 @@ def information_and_mismatch(attempt: Attempt) -> None:
     args = codes(7, 100, 1.0, torch.float32)
     args = args[1] + 0.05 * (args[0] - args[1]), args[1], args[2] - 5
     attempt.each("a hundred latents, float32", args, right(*args), tolerance=1e-4)
+    args = codes(7, 600)
+    args = args[1] + 0.05 * (args[0] - args[1]), args[1], args[2] - 5
+    attempt.each("six hundred latents", args, right(*args))
     args = codes(1, 4)
     attempt.each("a single image", args, right(*args))

@@ -127,8 +127,9 @@ def _with_overlap(overlap: float | Tensor, a: tuple, b: tuple, factor: float = 2
         "complex": "Your result is a complex number. Rounding turned eigenvalues that should be 0 "
         "slightly negative (or the routine returns complex numbers always); a squared distance is "
         "real.",
-        "something added to the diagonal": "You add 1e-6 to the diagonals. Where a variance is 0 "
-        "the root of it is 1e-3, a thousand times as much, and in many directions.",
+        "something added to the diagonal": "You add a small number to the diagonals, perhaps. "
+        "Where a variance is 0 the root of that number counts: 1e-6 becomes 1e-3, a thousand times "
+        "as much, and in many directions.",
         "not finite": "With fewer images than features covariances have eigenvalues 0, and "
         "rounding makes some of them slightly negative. What is their square root, and what should "
         "it be?",
@@ -170,10 +171,11 @@ def gaussian_frechet(attempt: Attempt) -> None:
         "singular values of the product": parts(
             lambda a, b: torch.linalg.svdvals(a @ b).sqrt().sum()
         ),
-        "something added to the diagonal": parts(
-            lambda a, b: overlap(*(c + 1e-6 * torch.eye(len(c)).to(c) for c in (a, b)))
-        ),
     }
+    added = [
+        parts(lambda a, b, e=e: overlap(*(c + e * torch.eye(len(c)).to(c) for c in (a, b))))
+        for e in (1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
+    ]
 
     def value(where: str, args: tuple, tolerance: float) -> None:
         found = attempt.call(where, *args)
@@ -182,8 +184,8 @@ def gaussian_frechet(attempt: Attempt) -> None:
         if where == "three features":  # nothing is singular there
             undefined = isinstance(found, Tensor | float) and torch.as_tensor(found).isnan().any()
             attempt.require(not undefined, "root of a negative number")
-        lazy = {name: lambda f=f: f(*args) for name, f in mistakes.items()}
-        attempt.same(found, right(*args), tolerance, lazy)
+        known = {**mistakes, "something added to the diagonal": added}
+        attempt.value(where, args, right, tolerance=tolerance, mistakes=known)
 
     f, g = attempt.uniform(4, 3), attempt.uniform(4, 3)
     means = attempt.normal(3), attempt.normal(3)
@@ -406,6 +408,8 @@ def _kernel_library(x: Tensor, y: Tensor) -> Tensor:
         "no one added": "The kernel adds 1 before the third power: without it only third moments "
         "are compared.",
         "minus sign": "This is the negative of the estimate.",
+        "sign removed": "You take the absolute value. An unbiased estimate must be allowed below "
+        "0, where the two laws agree.",
         "each pair once": "You add up the pairs with i < j, and divide by n(n - 1) as if each pair "
         "had come twice.",
         "one inside the division": "You compute ((x·y + 1)/d)³. In the kernel the 1 is not divided "
@@ -463,7 +467,11 @@ def unbiased_kernel_distance(attempt: Attempt) -> None:
         torch.tensor([[1.0], [1.0]], dtype=torch.float64),
     )
     # Only here is the estimate negative; elsewhere a clamped one is right.
-    clamped = {"clamped": torch.zeros((), dtype=torch.float64), **mistakes}
+    clamped = {
+        "clamped": torch.zeros((), dtype=torch.float64),
+        "sign removed": lambda x, y: _unbiased(x, y).abs(),
+        **mistakes,
+    }
     attempt.value("the example of the lecture", hand, _kernel_library, mistakes=clamped)
     attempt.gradient("five against seven", (x, more), _unbiased, of=(0, 1), mistakes=mistakes)
     small = (0.3 * x).float(), (0.3 * y).float()

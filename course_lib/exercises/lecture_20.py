@@ -76,6 +76,8 @@ def speed_up(attempt: Attempt) -> None:
         "input pixels": "You count one window for each pixel of the input. There is one for each "
         "pixel of the output.",
         "padding forgotten": "Your output is that of a convolution without padding.",
+        "one row short": "Your output lacks a row and a column: the + 1 stands outside of the "
+        "rounding, and the padding is on both sides.",
         "kernel once": "Each output pixel looks at kernel times kernel places: two dimensions.",
         "batch forgotten": "This is the work for one image.",
         "not rounded down": "A window that does not fit at the end is left out: the number of "
@@ -109,6 +111,7 @@ def convolution_work(attempt: Attempt) -> None:
         "one for two": lambda *a: flops(*a) / 2,
         "input pixels": lambda *a: 2 * numbers(*a)[0] * a[2] * a[5] ** 2,
         "padding forgotten": lambda *a: flops(*a[:7], 0, a[8]),
+        "one row short": lambda *a: flops(*a, whole=lambda x: math.floor(x) - 1),
         "kernel once": lambda *a: flops(*a) / a[5],
         "batch forgotten": lambda *a: flops(*a) / a[0],
         "not rounded down": tuple(
@@ -125,12 +128,12 @@ def convolution_work(attempt: Attempt) -> None:
         "bytes per operation": lambda *a: a[8] * sum(numbers(*a)) / flops(*a),
     }
     for where, args in (
-        ("64 images of 28 by 28, kernel 4, stride 2, padding 1", (64, 3, 16, 28, 28, 4, 2, 1, 4)),
+        ("64 images of 28 by 28, kernel 5, stride 2, padding 2", (64, 3, 16, 28, 28, 5, 2, 2, 4)),
         ("9 by 14 pixels, kernel 3, bfloat16", (5 + attempt.seed, 8, 4, 9, 14, 3, 1, 1, 2)),
         ("10 by 7 pixels, kernel 3, stride 2, padding 1", (3, 2, 4, 10, 7, 3, 2, 1, 4)),
         ("one image, kernel 1", (1, 6, 5, 7, 7, 1, 1, 0, 4)),
     ):
-        attempt.each(where, args, right, (work, intensity), 1e-9)
+        attempt.each(where, args, right, (work, intensity), 1e-6)
 
 
 # ---------------------------------------------------------------------------- 20.3
@@ -221,6 +224,9 @@ def _at(mistakes: dict[str, Callable], *args: object) -> dict[str, list[Tensor]]
         "power above": "You take the power of two above |w|.",
         "towards zero": "For |w| below 1 the exponent is negative, and int() and trunc() cut it "
         "off towards 0, upwards: 0.3 lies between 1/4 and 1/2, and the 1/4 counts.",
+        "integer power": "Some of your spacings are 0. The exponent that frexp returns is a whole "
+        "number, and 2 to a negative power is 0 in whole numbers: use torch.ldexp or torch.exp2, "
+        "or turn the exponent into the type of w first.",
         "sign of w": "A distance is positive, for negative w too.",
         "not finite": "Negative numbers have a spacing as well, but no logarithm.",
         "wrong dtype": "Give the spacing in the type of w.",
@@ -260,6 +266,7 @@ def float_spacing(attempt: Attempt) -> None:
     found = attempt.call("bfloat16, 8 digits", w, 8)
     if not isinstance(found, Tensor) or found.shape != w.shape:
         attempt.same(found, scale)
+    attempt.require(not (found == 0).any(), "integer power")
     made = {name: lambda f=f: relative(f, w, 8) for name, f in mistakes.items()}
     attempt.same(found / scale, torch.ones_like(w), 1e-9, made)
     attempt.value("float16, 11 digits", (grid[:6], 11), right, mistakes=mistakes, tolerance=1e-9)
@@ -416,7 +423,11 @@ def images_per_second(attempt: Attempt) -> None:
         "stretched": "You repeat each weight s times. The pixels are repeated, not the taps.",
         "not summed": "Your kernel has the right size, but every weight stands in it once. Each "
         "pixel is repeated, so it meets every weight in s * s places.",
-        "wrong shape": "A pixel that was repeated s times reaches (k - 1)/2 further on both sides.",
+        "not flipped, not exchanged": "Two things: the axes are [out, in, ...] where "
+        "conv_transpose2d wants [in, out, ...], and the order of the taps is reversed. A "
+        "convolution collects from its neighbours, a transposed one hands out to them.",
+        "wrong shape": "The last two sizes are k + s - 1: a pixel that was repeated s times "
+        "reaches (k - 1)/2 further on both sides.",
         "no gradient": "The weights of the small kernel are what is trained: the gradient must "
         "come through the folding.",
     },
@@ -450,12 +461,27 @@ def folded_kernel(attempt: Attempt) -> None:
     mistakes = {
         "not flipped": unflipped,
         "channels not exchanged": lambda k, s: right(k, s).transpose(0, 1),
-        "one axis only": lambda k, s: folded(k, fold(k.shape[-1], s), torch.eye(k.shape[-1])),
-        "divided by the area": lambda k, s: right(k, s) / s**2,
-        "stretched": lambda k, s: (
-            k.flip(2, 3).transpose(0, 1).repeat_interleave(s, 2).repeat_interleave(s, 3)
-        ),
-        "not summed": corner,
+        "not flipped, not exchanged": lambda k, s: unflipped(k, s).transpose(0, 1),
+        "one axis only": [
+            lambda k, s: folded(k, fold(k.shape[-1], s), torch.eye(k.shape[-1])),
+            lambda k, s: folded(k, torch.eye(k.shape[-1]), fold(k.shape[-1], s)),
+        ],
+        "divided by the area": [
+            lambda k, s: right(k, s) / s**2,
+            lambda k, s: right(k, s) / s,
+        ],
+        "stretched": [
+            lambda k, s: (
+                k.flip(2, 3).transpose(0, 1).repeat_interleave(s, 2).repeat_interleave(s, 3)
+            ),
+            lambda k, s: k.transpose(0, 1).repeat_interleave(s, 2).repeat_interleave(s, 3),
+        ],
+        "not summed": [
+            corner,
+            lambda k, s: corner(k.flip(2, 3), s),
+            lambda k, s: corner(k.flip(2, 3), s).flip(2, 3),
+            lambda k, s: corner(k, s).flip(2, 3),
+        ],
     }
     for where, channels, k, s in (
         ("kernel 3, factor 2, 2 channels to 3", (3, 2), 3, 2),

@@ -397,6 +397,18 @@ def _require_same_model(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> N
             )
 
 
+def _in_the_order_of_the_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Bring the moments into the memory order of their weights, whichever they were saved in.
+
+    A fused kernel walks through a weight and its moments in the order of the memory: where the two
+    differ, as after `channels_last`, each weight would be moved by the moment of another.
+    """
+    for weight, held in optimizer.state.items():
+        for key, x in held.items():
+            if isinstance(x, Tensor) and x.shape == weight.shape and x.stride() != weight.stride():
+                held[key] = torch.empty_like(weight, requires_grad=False).copy_(x)
+
+
 def load_checkpoint(state: TrainingState, batches: Any, directory: str | Path) -> None:
     """Put `state` (and `batches`, unless None) back to where `save_checkpoint` left them.
 
@@ -429,6 +441,7 @@ def load_checkpoint(state: TrainingState, batches: Any, directory: str | Path) -
         batches.load_state_dict(rest["batches"])
     for name, optimizer in state.optimizers.items():
         optimizer.load_state_dict(rest["optimizers"][name])
+        _in_the_order_of_the_weights(optimizer)
     with torch.no_grad():
         for name, tensor in mine.items():
             tensor.copy_(weights[name])

@@ -526,9 +526,23 @@ BANK = {
             "variance for deviation": step_with(
                 draw=lambda mu, log_var, noise: mu + torch.exp(log_var) * noise
             ),
-            "other weights": step_with(
+            "half of the KL forgotten": step_with(
                 kl=lambda mu, log_var: 2 * rate_of(mu, log_var).sum(1).mean()
             ),
+            "KL subtracted": step_with(kl=lambda m, v: -rate_of(m, v).sum(1).mean()),
+            "uphill": step_with(
+                score=lambda a, x: (
+                    -F.binary_cross_entropy_with_logits(a, x, reduction="none")
+                    .flatten(1)
+                    .sum(1)
+                    .mean()
+                ),
+                kl=lambda m, v: -rate_of(m, v).sum(1).mean(),
+            ),
+            "several at once": step_with(
+                before=untouched, target=lambda x: (x + 1) / 2, draw=draw_without_gradient
+            ),
+            "other weights": step_with(kl=lambda m, v: 3 * rate_of(m, v).sum(1).mean()),
             "changes its input": step_with(before=lambda x: x.add_(1).div_(2)),
             "wrong type": step_with(returned=lambda loss: None),
         },

@@ -702,6 +702,7 @@ BANK = {
                 _kernel(x, x).mean() - 2 * _kernel(x, y).mean() + _kernel(y, y).mean()
             ),
             "divided by n squared": mmd_over_n_squared,
+            "sign removed": lambda x, y: mmd_by_traces(x, y).abs(),
             "pairs left out across": mmd_without_pairs_across,
             "factor two forgotten": lambda x, y: mmd_by_traces(x, y) + _kernel(x, y).mean(),
             "not divided by d": mmd_with_kernel(lambda a, b: (a @ b.T + 1) ** 3),

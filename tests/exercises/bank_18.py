@@ -251,6 +251,23 @@ def recalibrate_with(
 
 
 @torch.no_grad()
+def recalibrate_children(network, batches):
+    """It finds the norms that are no deeper than the network's own children."""
+    before = network.training
+    norms = [m for m in network.children() if isinstance(m, nn.BatchNorm1d)]
+    momenta = [m.momentum for m in norms]
+    for m in norms:
+        m.reset_running_stats()
+        m.momentum = None
+    network.train()
+    for z in batches:
+        network(z)
+    for m, value in zip(norms, momenta, strict=True):
+        m.momentum = value
+    network.train(before)
+
+
+@torch.no_grad()
 def recalibrate_in_eval_mode(network, batches):
     for z in batches:
         network.eval()(z)
@@ -356,6 +373,12 @@ def snapshot_by_clones(state, batches):
     }
 
 
+def snapshot_in_eval_mode(state, batches):
+    for module in state.modules.values():
+        module.eval()
+    return snapshot_deepcopy(state, batches)
+
+
 def snapshot_without(*keys, **others):
     def answer(state, batches):
         saved = snapshot_deepcopy(state, batches)
@@ -451,6 +474,8 @@ BANK = {
             "upside down": lambda real, fake: share_direct(fake, real),
             "mean of ratios": lambda real, fake: (fake.var(0) / real.var(0)).mean(),
             "denominator n": share_of(lambda x: (x - x.mean(0)).square().mean()),
+            "channels mixed": share_of(lambda x: x.var((0, 1)).mean()),
+            "capped": lambda real, fake: share_direct(real, fake).clamp(max=1),
             "of the mean image": share_of(lambda x: x.mean(0).var()),
         },
     ),
@@ -469,6 +494,7 @@ BANK = {
             "buffers averaged": ema_of_everything,
             "counter forgotten": ema_without_counter,
             "source changed": ema_into_the_source,
+            "mode changed": lambda average, module, decay: ema_lerp(average.train(), module, decay),
             "shares memory": ema_shared,
             "graph kept": ema_with_graph,
         },
@@ -486,6 +512,10 @@ BANK = {
             "momentum left": recalibrate_with(momentum="as it is"),
             "as in training": recalibrate_with(reset=None, momentum="as it is"),
             "last batch only": recalibrate_with(momentum=1.0),
+            "outermost only": recalibrate_children,
+            "settings changed": lambda net, batches: recalibrate_with()(
+                net.requires_grad_(False), batches
+            ),
             "all in one batch": recalibrate_with(batches_of=lambda batches: [torch.cat(batches)]),
             "left in train mode": recalibrate_with(mode="train"),
             # pytorch/pytorch pull request 30559 discusses momenta that are not given back
@@ -510,6 +540,7 @@ BANK = {
             # tensorflow/hub issue 214: a normal cut at 2, and then scaled
             "scaled": lambda n, d, t, g: t / 2 * truncate_loop(n, d, 2.0, g),
             "uniform": lambda n, d, t, g: t * (2 * torch.rand(n, d, generator=g) - 1),
+            "other threshold": lambda n, d, t, g: truncate_loop(n, d, t**0.5, g),
             "another law": lambda n, d, t, g: t * torch.tanh(torch.randn(n, d, generator=g)),
             "noise of its own": truncate_global,
             "rows alike": lambda n, d, t, g: truncate_loop(1, d, t, g).repeat(n, 1),
@@ -522,6 +553,16 @@ BANK = {
             "clones": snapshot_by_clones,
         },
         wrong={
+            "an entry missing": lambda s, b: {
+                {"modules": "module"}.get(k, k): v for k, v in snapshot_by_clones(s, b).items()
+            },
+            "other weights": snapshot_without(
+                modules=lambda s, b: {
+                    k: {n: p.detach().half() for n, p in m.state_dict().items()}
+                    for k, m in s.modules.items()
+                }
+            ),
+            "mode changed": snapshot_in_eval_mode,
             "a player forgotten": snapshot_without(
                 modules=lambda s, b: {"generator": snapshot_by_clones(s, b)["modules"]["generator"]}
             ),

@@ -242,6 +242,14 @@ BANK = {
         wrong={
             "mean over pixels": with_bits(lambda g: coin(g).mean()),
             "summed over images": with_bits(lambda g: coin(g).sum()),
+            "averaged over channels": with_bits(lambda g: coin(g).sum((2, 3)).mean()),
+            "channels not counted": lambda g: (
+                summed(g),
+                summed(g) / math.log(2) / (g.shape[2] * g.shape[3]),
+            ),
+            "nats per dimension": lambda g: (summed(g), summed(g) / g[0].numel()),
+            "divided by the images": lambda g: (summed(g), summed(g) / math.log(2) / g.numel()),
+            "a small number added": with_bits(lambda g: summed(g.clamp(1e-5, 1 - 1e-5))),
             "one side only": with_bits(lambda g: -(g * g.log()).flatten(1).sum(1).mean()),
             "bits for nats": lambda g: (
                 summed(g) / math.log(2),
@@ -325,6 +333,7 @@ BANK = {
         wrong={
             "logarithm of log weights": lambda chunks: torch.cat(chunks).mean(0).log(),
             "mean of bounds": lambda c: bounds(c).mean(0),
+            "number of images": lambda c: torch.cat(c).logsumexp(0) - math.log(c[0].shape[1]),
             "weighted mean of bounds": lambda c: (
                 sum(len(x) * b for x, b in zip(c, bounds(c), strict=True)) / sum(map(len, c))
             ),

@@ -369,6 +369,11 @@ BANK = {
             "input pixels": work_with(
                 lambda b, c, o, h, w, k, s, p, size: 2 * b * o * h * w * c * k * k
             ),
+            "one row short": work_with(
+                lambda b, c, o, h, w, k, s, p, size: (
+                    2 * b * o * ((h + 2 * p - k) // s) * ((w + 2 * p - k) // s) * c * k * k
+                )
+            ),
             "padding forgotten": work_with(
                 lambda b, c, o, h, w, k, s, p, size: (
                     2 * b * o * output_side(h, k, s, 0) * output_side(w, k, s, 0) * c * k * k
@@ -417,6 +422,7 @@ BANK = {
             "nearest power": spacing_with(lambda w: w.abs().log2().round()),
             "towards zero": spacing_with(lambda w: w.abs().log2().trunc()),
             "power above": spacing_with(lambda w: w.abs().log2().ceil()),
+            "integer power": lambda w, p: 2 ** (torch.frexp(w)[1] - p),
             "sign of w": lambda w, p: spacing_frexp(w, p) * w.sign(),
             "not finite": spacing_with(lambda w: w.log2().floor()),
             "wrong dtype": lambda w, p: spacing_frexp(w.double(), p),
@@ -448,6 +454,7 @@ BANK = {
         },
         wrong={
             "not flipped": folded_unflipped,
+            "not flipped, not exchanged": lambda k, s: folded_unflipped(k, s).transpose(0, 1),
             "channels not exchanged": lambda k, s: folded_by_shifts(k, s).transpose(0, 1),
             "one axis only": folded_one_axis,
             "divided by the area": lambda k, s: folded_by_shifts(k, s) / s**2,
