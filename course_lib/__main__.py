@@ -8,6 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ def run_command(options: argparse.Namespace) -> int:
     root = notebooks.require_root()
     profile = Profile(options.profile).name
     build = Path(options.build) if options.build else root / "build" / profile
+    _require_folder(build, "--build")
     runs = list(notebooks.run_lectures(root, options.names, profile, build, options.store or ""))
     print()
     print(notebooks.summary_table(runs))
@@ -34,6 +36,19 @@ def run_command(options: argparse.Namespace) -> int:
     if failed:
         print(f"Failed: {', '.join(failed)}. Open its page there to see the cell.")
     return 1 if failed else 0
+
+
+def _require_folder(folder: Path, option: str) -> None:
+    """Make a folder and see that it can be written to, before work is done for it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{folder} cannot be written to ({error.strerror}): name a folder of your own with "
+            f"{option}."
+        ) from None
 
 
 def badges_command(options: argparse.Namespace) -> int:
@@ -117,7 +132,8 @@ def train_command(options: argparse.Namespace) -> int:
     if several > 1:
         command = f"accelerate launch --num_processes {several}"
         command += " --use_fsdp" if training.processes.wants_shards() else " --multi_gpu"
-    command += f" -m course_lib train {options.recipe} --out {quoted} --resume"
+    sign = "=" if quoted.startswith("-") else " "  # what looks like an option must be joined to one
+    command += f" -m course_lib train {options.recipe} --out{sign}{quoted} --resume"
     command += f" --device {options.device}" if options.device else ""
     with _sentences(new=not options.resume):
         try:
@@ -251,6 +267,10 @@ def animation_command(options: argparse.Namespace) -> int:
     out = Path(options.out) if options.out else None
     if out is None:
         out = notebooks.require_root() / "data" / "noise_to_digits.gif"
+    if out.is_dir() or not out.resolve().parent.is_dir():
+        raise ValueError(f"--out {out} names no file in a folder: give one, such as noise.gif.")
+    if options.steps < 1:
+        raise ValueError(f"--steps is {options.steps}; a picture needs at least 1 update.")
     made, began = animation.made_from(options.steps, options.data), time.perf_counter()
     print(f"{options.steps:,} updates on one core, some minutes; then the picture is drawn.")
     try:
@@ -276,6 +296,7 @@ def exercises_command(options: argparse.Namespace) -> int:
         if not options.names:
             raise ValueError("Say which set to bundle: python -m course_lib exercises bundle 04")
         folder = Path(options.out) if options.out else root / "build" / "exercises"
+        _require_folder(folder, "--out")
         for name in options.names:
             print(f"{assignments.bundle(root, name, folder)}")
         return 0
@@ -312,8 +333,9 @@ def _sentences(new: bool = False) -> Iterator[None]:
         full = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
         if not full:
             raise
-        mend = "choose a smaller batch_size or width with --set, or" if new else "free some, or try"
-        raise ValueError(f"The memory of the device is full: {mend} --device cpu.") from None
+        mend = "choose a smaller batch_size or width with --set" if new else "free some"
+        mend += ", or --device cpu" if type(error).__name__ == "OutOfMemoryError" else ""
+        raise ValueError(f"The memory of the device is full: {mend}.") from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -432,7 +454,8 @@ def _add_recipe_commands(commands: Any) -> None:
     command = commands.add_parser("evaluate", help="score a run again")
     command.add_argument("run", metavar="DIR")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="more "
-                         "test_images, samples or importance_samples than the run had")  # fmt: skip
+                         "test_images, samples, importance_samples, centroids or centroid_rounds "
+                         "than the run had")  # fmt: skip
     command.set_defaults(call=evaluate_command)
 
     for name in ("train", "sample", "evaluate"):

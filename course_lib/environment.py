@@ -29,8 +29,8 @@ class Profile:
     def __post_init__(self) -> None:
         if self.name not in PROFILES:
             raise ValueError(
-                f"COURSE_PROFILE is {self.name!r}, but a profile is one of {', '.join(PROFILES)}: "
-                "set it to one of these, or unset it for laptop."
+                f"There is no profile {self.name!r}: set COURSE_PROFILE, or the argument that "
+                f"chose it, to one of {', '.join(PROFILES)}."
             )
 
     def steps(self, laptop: int, *, smoke: int | None = None, gpu: int | None = None) -> int:
@@ -201,6 +201,13 @@ def choose_device(name: str | None = None) -> torch.device:
             f"{', '.join(kind for kind, available in there.items() if available)}."
         )
     return device
+
+
+def existing_device(device: torch.device | str) -> torch.device:
+    """The device as it is named, or a ValueError where it is a GPU that is not there."""
+    if torch.device(device).type in ("cuda", "mps"):
+        return choose_device(str(device))
+    return torch.device(device)
 
 
 def allowed_cores() -> int:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,8 +88,10 @@ def test_wrong_settings_get_their_sentence(call, sentence):
 
 def test_unknown_profile_in_the_environment_names_the_variable(monkeypatch):
     monkeypatch.setenv("COURSE_PROFILE", "huge")
-    with pytest.raises(ValueError, match="COURSE_PROFILE is 'huge'"):
+    with pytest.raises(ValueError, match="no profile 'huge': set COURSE_PROFILE, or the"):
         course_lib.setup()
+    with pytest.raises(ValueError, match="no profile 'vast'"):
+        course_lib.setup(profile="vast")
 
 
 def test_devices_are_named_in_any_usual_way(monkeypatch):
@@ -209,3 +212,25 @@ def test_command_line_answers_errors_with_a_sentence(root):
     assert run.returncode == 2
     assert run.stderr.startswith("course_lib: No lecture begins with 99")
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("missing", ["torch", "numpy"])
+def test_a_python_without_the_libraries_is_told_which_one_has_them(tmp_path, missing):
+    (tmp_path / f"{missing}.py").write_text(
+        f"raise ModuleNotFoundError(\"No module named '{missing}'\", name={missing!r})"
+    )
+    root = Path(environment.__file__).parents[1]
+    path = os.pathsep.join([str(tmp_path), str(root)])
+    for command, lines in ((["-m", "course_lib", "recipes"], 1), (["-c", "import course_lib"], 5)):
+        done = subprocess.run(
+            [sys.executable, *command],
+            env=os.environ | {"PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode != 0 and done.stdout == ""
+        assert len(done.stderr.strip().splitlines()) >= lines
+        # A program that imports the library sees the error itself.
+        assert ("Traceback" in done.stderr) == (command[0] == "-c")
+        assert missing in done.stderr
+        assert (".venv/bin/python" in done.stderr) == (command[0] == "-m")

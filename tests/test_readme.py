@@ -102,7 +102,13 @@ def test_every_lecture_and_every_recipe_with_a_card_has_its_line(root):
 
 def test_a_headline_shows_the_score_beside_that_of_the_paper_or_of_real_images(root):
     cards = pretrained.cards(root / "data" / "results")
-    rows = headlines.table(cards).splitlines()[2:]
+    lines = headlines.table(cards).splitlines()
+    rows = [line for line in lines[2:] if line.startswith("|")]
+    on_gpu = [card for card in cards.values() if not card["device"].startswith("cpu")]
+    assert ("No recipe has run on a GPU yet." in lines) == (not on_gpu)
+    one = dict([next(iter(cards.items()))])
+    elsewhere = {path: card | {"device": "Some GPU"} for path, card in one.items()}
+    assert "GPU" not in headlines.table(elsewhere)
     for group, row in zip(results.groups(cards), rows, strict=True):
         card = group.first
         figures = [f["value"] for f in card["paper"]]

@@ -19,6 +19,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from io import StringIO
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -113,10 +114,11 @@ def load(
         raise ValueError(f"fallback={fallback!r} is not embedded: use 'digits' or None.")
     channels, own_size = source.shape
     size = own_size if image_size is None else image_size
-    if size < 1 or (name == "binarized_mnist" and size not in (28, 32)):
+    whole = isinstance(size, Integral)
+    if not whole or size < 1 or (name == "binarized_mnist" and size not in (28, 32)):
         raise ValueError(
             f"{name!r} cannot be had with image_size={size}: "
-            "use 28 or 32 for the binarized set, and a positive size for the others."
+            "use 28 or 32 for the binarized set, and a whole number of pixels for the others."
         )
     if not source.folder:
         return source.read(split, size).to(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,8 @@ def folder(path: str | Path, image_size: int, channels: int = 3) -> ImageSet:
     path = Path(path).expanduser()
     if channels not in (1, 3):
         raise ValueError(f"channels={channels} is neither 1 (grey) nor 3 (colour).")
-    if image_size < 1:
-        raise ValueError(f"image_size={image_size} leaves no pixel: choose 1 or more.")
+    if not isinstance(image_size, Integral) or image_size < 1:
+        raise ValueError(f"image_size={image_size} is no whole number of pixels: choose 1 or more.")
     if not path.is_dir():
         raise FileNotFoundError(f"there is no folder {str(path)!r}: check the path.")
     files = sorted(file for file in path.rglob("*") if _is_image(file.relative_to(path), file))

@@ -15,7 +15,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from course_lib.environment import existing_device
+
 Index = Tensor | Sequence[int] | slice
+
+
+def _way_to_unit(images: Tensor) -> str:
+    """How images that leave [0, 1] get there, as far as their values tell."""
+    if images.isnan().any():
+        return "they hold NaN; find where it arises."
+    if images.min() >= 0 and images.max() <= 255:
+        return "divide images in 0..255 by 255, or pass them as uint8."
+    return "map images in [-1, 1] with (images + 1) / 2."
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +50,11 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         images = self.images
+        if not isinstance(images, Tensor):
+            raise TypeError(
+                f"images are a {type(images).__name__} and should be a tensor: "
+                "torch.as_tensor(images) makes one."
+            )
         if images.ndim != 4:
             raise ValueError(
                 f"images of shape {list(images.shape)} are not [n, channels, height, width]: "
@@ -53,7 +69,7 @@ class ImageSet:
             if images.numel() and not (images.min() >= 0 and images.max() <= 1):
                 raise ValueError(
                     "floating-point images of an ImageSet lie in [0, 1], and these do not: "
-                    "map images in [-1, 1] with (images + 1) / 2."
+                    + _way_to_unit(images)
                 )
         if self.labels is not None and len(self.labels) != len(images):
             raise ValueError(
@@ -74,7 +90,8 @@ class ImageSet:
         return self.images.device
 
     def to(self, device: torch.device | str) -> ImageSet:
-        """The same set with its tensors on ``device``."""
+        """The same set with its tensors on ``device``; a ValueError where that is not there."""
+        device = existing_device(device)
         labels = None if self.labels is None else self.labels.to(device)
         return replace(self, images=self.images.to(device), labels=labels)
 

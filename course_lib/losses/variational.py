@@ -25,11 +25,17 @@ def _require_same_shape(x: Tensor, other: Tensor, name: str) -> None:
 
 
 def _require_unit_interval(x: Tensor) -> None:
+    if x.numel() == 0:
+        raise ValueError(f"x is empty, of shape {list(x.shape)}: pass at least one example.")
     low, high = torch.aminmax(x)
     if not bool((low >= 0) & (high <= 1)):  # NaN fails this comparison too
+        mend = "load it with range=(0.0, 1.0), or map [-1, 1] images with (x + 1) / 2."
+        if low.isnan():
+            mend = "it holds NaN: find where that arises, no range can mend it."
+        elif low >= 0 and high > 2:
+            mend = "divide pixels in 0..255 by 255, as load with range=(0.0, 1.0) does."
         raise ValueError(
-            f"x must lie in [0, 1] for this likelihood but spans [{low:.4g}, {high:.4g}]; "
-            "load it with range=(0.0, 1.0), or map [-1, 1] images with (x + 1) / 2."
+            f"x must lie in [0, 1] for this likelihood but spans [{low:.4g}, {high:.4g}]; {mend}"
         )
 
 

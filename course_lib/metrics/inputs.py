@@ -140,7 +140,9 @@ def images(values: Any, name: str) -> Tensor:
         TypeError: not an array of numbers.
     """
     x = tensor(values, name)
-    if x.ndim != 4 or 0 in x.shape:
+    if x.ndim == 4 and 0 in x.shape:
+        raise ValueError(f"{name} is empty, of shape {list(x.shape)}: pass at least one image.")
+    if x.ndim != 4:
         raise ValueError(
             f"{name} should be images [n, channels, height, width], but has the shape "
             f"{list(x.shape)}: add the missing axis, for example with images[:, None]."

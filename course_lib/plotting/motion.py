@@ -56,6 +56,8 @@ def animation(
 
     if len(frames) == 0:
         raise ValueError("An animation needs at least one frame.")
+    if path is not None and Path(path).suffix.lower() != ".gif":
+        raise ValueError(f"An animation is written as a GIF: let {Path(path).name} end in .gif.")
     if not 0.1 <= fps <= 50 or hold < 0:
         raise ValueError(f"fps is from 0.1 to 50 and hold not negative; got {fps} and {hold}.")
     require_texts(titles, len(frames), "titles")

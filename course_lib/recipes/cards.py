@@ -69,7 +69,11 @@ def locked(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
         file = _lock(directory / ".lock", fcntl)
     except OSError as error:
-        raise OSError(error.errno, f"Could not lock ({error.strerror})", str(directory)) from error
+        told = (
+            f"Could not write there ({error.strerror}); name a directory of your own with --out, "
+        )
+        told += "or set COURSE_OUTPUT"
+        raise OSError(error.errno, told, str(directory)) from error
     try:
         yield
     finally:

@@ -45,6 +45,8 @@ def table(cards: Mapping[Path, dict[str, Any]]) -> str:
             f"| `{card['recipe']}` | {what} | {card['data']['name']} | {measure} "
             f"| {group.ours(measure)} | {beside} | {group.passes:,.0f} | {group.minutes:.0f} |"
         )
+    if all(card["device"].startswith("cpu") for card in cards.values()):
+        lines += ["", "No recipe has run on a GPU yet."]
     return "\n".join(lines)
 
 

@@ -18,10 +18,12 @@ import dataclasses
 import errno
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -98,9 +100,7 @@ def configure(
     for name, value in (("steps", steps), ("every", every)):
         if value < 1:
             raise ValueError(f"{name} is {value}; a run needs at least 1.")
-    seed = 0 if seed is None else seed
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed is {seed}; choose a whole number of at least 0 and below 2**63.")
+    seed = _seed(0 if seed is None else seed)
     chosen = found.defaults(profile)
     for name, value in (settings or {}).items():
         if name not in chosen:
@@ -111,26 +111,46 @@ def configure(
     return Config(recipe, profile, steps, seed, every, chosen)
 
 
-# The least that the measures at the end of a run, or its first update, can do with.
-LEAST = {"samples": 10, "test_images": 10, "learning_rate_decay": 1.0}
+# What the measures at the end of a run, and its updates, can do with: least, and what is too much.
+_SHARE = (0.0, math.nextafter(1.0, 0.0))
+BOUNDS = {
+    "samples": (10, math.inf),
+    "test_images": (10, math.inf),
+    "held_out": (1, 10_000),
+    "learning_rate_decay": (1.0, 2.0),
+    "penalty_weight": (0.0, math.inf),
+    "beta": (0.0, math.inf),
+    **dict.fromkeys(
+        ("beta1", "beta2", "momentum", "final_momentum", "dropout", "input_dropout", "ema_decay"),
+        _SHARE,
+    ),
+}
+
+
+def _seed(seed: int) -> int:
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed is {seed}; choose a whole number of at least 0 and below 2**63.")
+    return seed
 
 
 def _require_sensible(settings: Mapping[str, Any]) -> None:
     """Refuse now what would end the run later."""
-    for name, least in LEAST.items():
-        if settings.get(name, least) < least:
-            raise ValueError(f"{name}={settings[name]} is too small: {name} is at least {least}.")
-    if settings.get("learning_rate_decay", 1.0) > 2:
-        raise ValueError(
-            f"learning_rate_decay={settings['learning_rate_decay']} divides the learning rate by "
-            "that much in every update: choose a number just above 1."
-        )
+    for name, (least, most) in BOUNDS.items():
+        value = settings.get(name, least)
+        if value < least:
+            raise ValueError(f"{name}={value} is too small: {name} is at least {least}.")
+        if value > most:
+            limit = "below 1" if most == _SHARE[1] else f"at most {most:,}"
+            raise ValueError(f"{name}={value} is too large: {name} is {limit}.")
     size, side = settings.get("image_size"), 32 if settings["data"] == "sprites" else 28
     # Kuzushiji has no feature network, so its samples are not scored (`evaluation.Eyes`).
     if size and settings["data"] != "kmnist" and size % side and (size, side) != (32, 28):
+        fitting = f"{side}{', 32' if side == 28 else ''} or a multiple of {side}"
+        if settings.get("network") == "dcgan" and side == 28:
+            fitting = "28 or 32"  # of the sides that this network has
         raise ValueError(
             f"image_size={size} cannot be scored: the feature network of {settings['data']} sees "
-            f"{side} pixels. Choose {side}{', 32' if side == 28 else ''} or a multiple of {side}."
+            f"{side} pixels. Choose {fitting}."
         )
     if settings.get("split_batch"):
         size, parts = settings["batch_size"], settings["discriminator_steps"]
@@ -295,14 +315,16 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a run again and, if it is finished, store the scores on its card; returns the card.
 
-    Of an unfinished run the latest checkpoint is scored, and nothing is stored.
+    Of an unfinished run the latest checkpoint is scored, and nothing is stored; nor is it in a
+    directory that cannot be written to.
 
     Args:
         settings: changes of what the scores alone depend on (`catalogue.SCORING`), such as more
             test images; with them the card is that of a run which had them from the start.
 
     Raises:
-        ValueError: no run there, damaged files, or a setting that the training depends on.
+        ValueError: no run there, damaged files, a setting that the training depends on, or fewer
+            images or draws than a card rests on.
     """
     run, settings = restored(directory, device), dict(settings or {})
     for name in settings:
@@ -313,8 +335,19 @@ def evaluate(
             )
     config = asdict(run.config)
     run.config = configure(**config | {"settings": config["settings"] | settings})
+    finished = (run.directory / "card.json").exists()
+    for name in settings if finished else ():
+        old, new = config["settings"][name], run.config.settings[name]
+        if new < old:
+            raise ValueError(
+                f"{name}={new} is less than the {old} of the card, whose better scores it would "
+                "replace: give more, or score a copy of the directory."
+            )
+    if finished and not _writable(run.directory):
+        print(f"{run.directory} cannot be written to: the scores are not stored.", file=sys.stderr)
+        finished = False
     card = run.card(run.evaluate())
-    if (run.directory / "card.json").exists():
+    if finished:
         new = {key: card[key] for key in ("config", "metrics", "evaluation", "paper")}
         card = stored_card(run.directory) | new
         run.store_config()
@@ -346,7 +379,7 @@ def sample(
         model = pretrained.pretrained(str(directory), device)
     else:
         model = restored(directory, device).model
-    source, blocks = torch.Generator().manual_seed(seed), range(0, n, 500)
+    source, blocks = torch.Generator().manual_seed(_seed(seed)), range(0, n, 500)
     with training.state.modes_kept(*model.state.modules.values()):
         for module in model.state.modules.values():
             module.eval()
@@ -368,6 +401,10 @@ def restored(directory: str | Path, device: str | None = None) -> Run:
     run = Run(config, directory, device)
     if (directory / "card.json").exists():
         run.load_final()
+    elif _orphans(directory / "checkpoint"):
+        raise ValueError(
+            f"{directory / 'checkpoint'} has weights but no manifest.json: restore it from a copy."
+        )
     elif not run.resume():
         raise ValueError(f"The run in {directory} has no checkpoint yet: resume it first.")
     return run
@@ -387,6 +424,8 @@ class Run:
         self.recipe = catalogue.get(config.recipe)
         self.device = self.here.device or environment.choose_device(device)
         self.advice = environment.choose_threads()
+        if self.device.type == "cuda":  # the card names the peak of this run
+            torch.cuda.reset_peak_memory_stats(self.device)
         training.hold_memory()  # faster on a CPU, and bit for bit the same
         environment.seed_everything(config.seed)
         # The fastest convolutions of a GPU add in no fixed order; a resumed run wants the same one.
@@ -411,8 +450,26 @@ class Run:
         store(self.directory / "config.json", text(content))
 
     def resume(self) -> bool:
-        """Load the checkpoint, if there is one."""
-        if not (self.directory / "checkpoint" / "manifest.json").exists():
+        """Load the checkpoint, if there is one.
+
+        One without its manifest, as an incomplete copy leaves it, is kept aside for whoever finds
+        the manifest; a kill before the first checkpoint was complete leaves the same.
+        """
+        where = self.directory / "checkpoint"
+        if not (where / "manifest.json").exists():
+            if _orphans(where):
+                kept = next(
+                    path
+                    for i in itertools.count(1)
+                    if not (path := where.with_name(f"checkpoint-without-manifest-{i}")).exists()
+                )
+                where.rename(kept)
+                print(
+                    f"{where} had weights but no manifest.json, so this run begins at the "
+                    f"beginning. They are kept in {kept}: with its manifest.json there, and under "
+                    "the old name, they can be resumed.",
+                    file=sys.stderr,
+                )
             return False
         state = self.model.state
         training.load_checkpoint(state, self.model.batches, self.directory / "checkpoint")
@@ -452,6 +509,13 @@ class Run:
         self.looked, self.written, self.progress = state.step, 0, progress
         if progress and self.advice:
             print(self.advice, file=sys.stderr)
+        if progress and config.profile == "gpu" and self.device.type == "cpu":
+            print(
+                "The budgets of the profile gpu are meant for a GPU, and none is used here: this "
+                "may take hours. (--profile laptop is meant for a CPU; python -m course_lib doctor "
+                "says what is amiss with a GPU.)",
+                file=sys.stderr,
+            )
         self.watchdog = self._watchdog()
         try:
             training.train(
@@ -565,10 +629,20 @@ class Run:
             if hashlib.sha256(content).hexdigest() != card["weights"].get(name):
                 raise ValueError(
                     f"{path} is missing or damaged (its hash is not the card's): restore it from a "
-                    "copy, or train again in another directory."
+                    f"copy, or {self._other_way}."
                 )
             pretrained.fill(mine, safetensors.torch.load(content))
         self.model.state.step = card["config"]["steps"]
+
+    @property
+    def _other_way(self) -> str:
+        """To final weights that are lost."""
+        if (self.directory / "checkpoint" / "manifest.json").exists():
+            return (
+                f"delete {self.directory / 'card.json'}: --resume then writes both anew from the "
+                "checkpoint, without training"
+            )
+        return "train again in another directory"
 
     def evaluate(self) -> list[dict[str, Any]]:
         """The recipe's scores of the model as it is, with evaluation modes."""
@@ -651,6 +725,21 @@ def default_directory(config: Config) -> Path:
     """Below the output folder, named by recipe, profile and seed."""
     name = f"{config.recipe}-{config.profile}-seed{config.seed}"
     return environment.output_directory() / name
+
+
+def _writable(directory: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=directory):
+            return True
+    except OSError:
+        return False
+
+
+def _orphans(checkpoint: Path) -> bool:
+    """Whether a checkpoint lacks its manifest and nothing else."""
+    if (checkpoint / "manifest.json").exists():
+        return False
+    return all(any(checkpoint.glob(kind)) for kind in ("weights-*.safetensors", "state-*.pt"))
 
 
 def _others(directory: Path) -> list[Path]:

@@ -280,7 +280,8 @@ def train(
             Gradients are looked at in the first steps, in every tenth, and before anything is
             sampled, saved or returned; a bad one in between shows in the losses of the next step.
         ValueError: contradictory arguments, or `batches` ended.
-        TypeError: a checkpoint is asked for and `batches` cannot store its position.
+        TypeError: a checkpoint is asked for and `batches` cannot store its position; batches that
+            are no tensors; a step that returns no dictionary.
         OSError: a checkpoint cannot be written.
     """
     if checkpoint is None and (resume or checkpoint_every):
@@ -312,7 +313,17 @@ def train(
             if batch is None:
                 recorder.flush()
                 raise ValueError(f"batches ended after {state.step} steps; it must be endless.")
+            if not isinstance(batch, Tensor):
+                raise TypeError(
+                    f"batches gave a {type(batch).__name__}, and a step takes one tensor: pass the "
+                    "images alone, or use data.Batches."
+                )
             losses = step(state, batch)
+            if not isinstance(losses, Mapping):
+                raise TypeError(
+                    f"The step returned a {type(losses).__name__}, and the loop records a "
+                    "dictionary {name: scalar tensor}: is a return missing?"
+                )
             state.step += 1
             recorder.add(losses, batch)
 

@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from course_lib.environment import existing_device
 from course_lib.training.adam import Adam
 
 
@@ -130,7 +131,13 @@ def gan_state(
     if latent_dim < 1:
         raise ValueError(f"latent_dim must be at least 1, not {latent_dim}.")
     modules = {"generator": generator, "discriminator": discriminator}
-    rates = learning_rate if isinstance(learning_rate, tuple) else (learning_rate,) * 2
+    pair = isinstance(learning_rate, tuple | list)
+    rates = tuple(learning_rate) if pair else (learning_rate,) * 2
+    if len(rates) != 2:
+        raise ValueError(
+            f"learning_rate is {learning_rate}: give one number, or two (generator, discriminator)."
+        )
+    device = None if device is None else existing_device(device)
     for module in modules.values():
         module.to(device)
     return TrainingState(
@@ -162,6 +169,7 @@ def vae_state(
     Raises:
         ValueError: learning_rate is not positive.
     """
+    device = None if device is None else existing_device(device)
     modules = {"vae": vae.to(device), "likelihood": likelihood.to(device)}
     parameters = [p for module in modules.values() for p in module.parameters()]
     return TrainingState(

@@ -57,7 +57,11 @@ def generate(generator_module: nn.Module, z: Tensor, batch_size: int = 256) -> T
 
 def _require_signed_images(real: Tensor) -> None:
     """Images of a GAN span [-1, 1], like the tanh that its generator ends in."""
+    if real.numel() == 0:
+        raise ValueError(f"The batch is empty, of shape {list(real.shape)}: pass images.")
     low, high = (float(v) for v in torch.aminmax(real))
+    if math.isnan(low):
+        raise ValueError("The real images hold NaN: find where it arises; no range can mend it.")
     if low >= 0 or not (low >= -1.001 and high <= 1.001):
         raise ValueError(
             f"The real images span [{low:.4g}, {high:.4g}] and should span [-1, 1] like the "
@@ -83,7 +87,7 @@ def gan_step(
     state: TrainingState,
     real: Tensor,
     *,
-    loss: adversarial.AdversarialLoss = adversarial.non_saturating,
+    loss: adversarial.AdversarialLoss | str = adversarial.non_saturating,
     discriminator_steps: int = 1,
     penalty: Literal["r1", "gradient_penalty"] | None = None,
     penalty_weight: float = 10.0,
@@ -97,6 +101,7 @@ def gan_step(
         state: from `gan_state`.
         real: [batch, ...] data: images in [-1, 1], or points [batch, d]. Each discriminator update
             uses the same real batch with fresh fakes, unless `split_batch`.
+        loss: one of `losses.adversarial`, or its name.
         penalty: 'r1' adds penalty_weight / 2 * r1_penalty(real), 'gradient_penalty' adds
             penalty_weight * gradient_penalty(real, fake), to the discriminator's loss.
         split_batch: give each discriminator update its own part of `real`, batch /
@@ -112,14 +117,18 @@ def gan_step(
         generator_loss, real_logit and fake_logit (means); `penalty` (unweighted) if there is one.
 
     Raises:
-        ValueError: unknown penalty, discriminator_steps below 1, a batch that cannot be split
+        ValueError: a state that is not that of a GAN, unknown loss or penalty, a negative
+            penalty_weight, discriminator_steps below 1, a batch that cannot be split
             evenly, layers that forbid joining, or images of a wrong range in the first batch (later
             ones are not looked at, so that a GPU need not wait).
 
     Source: Goodfellow et al. 2014, Algorithm 1.
     """
-    _require_options(state, real, discriminator_steps, penalty, split_batch, join_batches)
-    generator, discriminator = state.modules["generator"], state.modules["discriminator"]
+    generator, discriminator = _modules(state, "gan_step", "generator", "discriminator")
+    loss = adversarial.by_name(loss) if isinstance(loss, str) else loss
+    _require_options(
+        state, real, discriminator_steps, penalty, penalty_weight, split_batch, join_batches
+    )
     device = state.device
     real = real.to(device)
     parts = real.chunk(discriminator_steps) if split_batch else (real,) * discriminator_steps
@@ -164,14 +173,30 @@ def gan_step(
     return {name: value.detach() for name, value in values.items()}
 
 
+def _modules(state: TrainingState, step: str, *names: str) -> tuple[nn.Module, ...]:
+    """The modules that a step needs, or a sentence where the state has others."""
+    if any(name not in state.modules for name in names):
+        made = {"generator": ": gan_state makes one", "vae": ": vae_state makes one"}
+        raise ValueError(
+            f"This state has the modules {', '.join(state.modules)}, and {step} trains "
+            f"{' and '.join(names)}{made.get(names[0], '')}."
+        )
+    return tuple(state.modules[name] for name in names)
+
+
 def _require_options(
     state: TrainingState,
     real: Tensor,
     discriminator_steps: int,
     penalty: str | None,
+    penalty_weight: float,
     split_batch: bool,
     join_batches: bool,
 ) -> None:
+    if penalty_weight < 0:
+        raise ValueError(
+            f"penalty_weight is {penalty_weight}: a penalty costs, so choose 0 or more."
+        )
     if penalty not in (None, "r1", "gradient_penalty") or discriminator_steps < 1:
         raise ValueError(
             "penalty must be None, 'r1' or 'gradient_penalty' and discriminator_steps at least 1, "
@@ -248,7 +273,7 @@ def vae_step(
 
     Source: Kingma and Welling 2013, Algorithm 1.
     """
-    vae, likelihood = state.modules["vae"], state.modules["likelihood"]
+    vae, likelihood = _modules(state, "vae_step", "vae", "likelihood")
     x = x.to(state.device)
     _require_range_at_first(state, likelihood, x)
     given = () if condition is None else (condition.to(state.device),)
@@ -283,7 +308,7 @@ def iwae_step(state: TrainingState, x: Tensor, *, k: int = 5) -> dict[str, Tenso
     """
     if k < 1:
         raise ValueError(f"k is {k}, but it counts draws per image: choose 1 or more.")
-    vae, likelihood = state.modules["vae"], state.modules["likelihood"]
+    vae, likelihood = _modules(state, "iwae_step", "vae", "likelihood")
     x = x.to(state.device)
     _require_range_at_first(state, likelihood, x)
     # Row i + j * batch is draw j of image i.
@@ -321,14 +346,9 @@ def autoencoder_step(state: TrainingState, x: Tensor) -> dict[str, Tensor]:
 
     Source: Hinton and Salakhutdinov 2006, for the measure.
     """
+    (autoencoder,) = _modules(state, "autoencoder_step", "autoencoder")
     x = x.to(state.device)
-    loss = (
-        (state.modules["autoencoder"](x).to(x.dtype).sigmoid() - x)
-        .square()
-        .flatten(1)
-        .sum(1)
-        .mean()
-    )
+    loss = (autoencoder(x).to(x.dtype).sigmoid() - x).square().flatten(1).sum(1).mean()
     _descend(state.optimizers["autoencoder"], loss)
     for ema in state.ema.values():
         ema.update()

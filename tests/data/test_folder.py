@@ -116,8 +116,10 @@ def test_what_cannot_work_is_said(tmp_path: Path) -> None:
         folder(tmp_path, 8)
     with pytest.raises(ValueError, match="neither 1"):
         folder(tmp_path, 8, channels=2)
-    with pytest.raises(ValueError, match="leaves no pixel"):
+    with pytest.raises(ValueError, match="no whole number of pixels"):
         folder(tmp_path, 0)
+    with pytest.raises(ValueError, match=r"image_size=28\.5"):
+        folder(tmp_path, 28.5)
 
 
 def test_a_reader_s_folder_of_real_tiles(real: Path, tmp_path: Path) -> None:

@@ -88,12 +88,22 @@ def test_the_best_learned_sigma_is_the_root_mean_squared_error():
         losses.LearnedGaussianLikelihood(),
     ],
 )
-@pytest.mark.parametrize("wrong", [-0.01, 1.01, float("nan")])
-def test_refuses_images_outside_the_unit_interval(likelihood, wrong):
+@pytest.mark.parametrize(
+    ("wrong", "mend"),
+    [
+        (-0.01, r"\(x \+ 1\) / 2"),
+        (1.01, r"\(x \+ 1\) / 2"),
+        (254.0, "divide pixels in 0..255 by 255"),
+        (float("nan"), "it holds NaN"),
+    ],
+)
+def test_refuses_images_outside_the_unit_interval(likelihood, wrong, mend):
     x = torch.full((2, 1, 2, 2), 0.5)
     x[1, 0, 1, 1] = wrong
-    with pytest.raises(ValueError, match=r"must lie in \[0, 1\].*\(x \+ 1\) / 2"):
+    with pytest.raises(ValueError, match=rf"must lie in \[0, 1\].*{mend}"):
         likelihood.log_prob(x, torch.zeros_like(x))
+    with pytest.raises(ValueError, match="x is empty"):
+        likelihood.log_prob(x[:0], torch.zeros_like(x[:0]))
 
 
 class OnGPU(torch.Tensor):

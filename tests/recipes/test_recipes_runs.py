@@ -455,9 +455,17 @@ def test_wrong_options_are_refused_with_a_sentence(wanted, sentence, tmp_path):
         ("dcgan_mnist", {"samples": "3"}, "samples is at least 10"),
         ("vae_mnist", {"test_images": "1"}, "test_images is at least 10"),
         ("gan_mnist_parzen", {"learning_rate_decay": "0"}, "learning_rate_decay is at least 1"),
-        ("gan_mnist_parzen", {"learning_rate_decay": "1e300"}, "just above 1"),
+        ("gan_mnist_parzen", {"learning_rate_decay": "1e300"}, "is at most 2"),
+        ("gan_mnist_parzen", {"held_out": "30000"}, "held_out is at most 10,000"),
+        ("gan_mnist_parzen", {"dropout": "1"}, "dropout=1.0 is too large: dropout is below 1"),
+        ("gan_mnist_parzen", {"momentum": "-0.5"}, "momentum is at least 0"),
+        ("dcgan_mnist", {"beta2": "1"}, "beta2 is below 1"),
+        ("dcgan_mnist", {"ema_decay": "1"}, "ema_decay is below 1"),
+        ("wgan_gp_fashion", {"penalty_weight": "-1"}, "penalty_weight is at least 0"),
+        ("vae_mnist", {"beta": "-1"}, "beta is at least 0"),
         ("wgan_gp_fashion", {"discriminator_steps": "3"}, "make it a multiple of 3"),
-        ("dcgan_mnist", {"image_size": "64"}, "sees 28 pixels. Choose 28, 32 or a multiple of 28"),
+        ("dcgan_mnist", {"image_size": "64"}, "sees 28 pixels. Choose 28 or 32"),
+        ("gan_mnist_parzen", {"image_size": "30"}, "Choose 28, 32 or a multiple of 28"),
         ("cvae_sprites", {"image_size": "28"}, "sees 32 pixels. Choose 32 or a multiple of 32"),
         ("deep_autoencoder_mnist", {"learning_rate": "0"}, "lr must be above 0"),
     ],
@@ -508,9 +516,11 @@ def test_a_full_device_is_told_in_a_sentence(error, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(runs, "train", full)
     monkeypatch.setattr(runs, "sample", full)
     assert command_line.main(["train", "dcgan_mnist", "--out", str(tmp_path / "run")]) == 2
-    assert "choose a smaller batch_size or width" in capsys.readouterr().err
+    other = ", or --device cpu" * isinstance(error, torch.OutOfMemoryError)
+    mend = f"choose a smaller batch_size or width with --set{other}."
+    assert capsys.readouterr().err.rstrip().endswith(mend)
     assert command_line.main(["sample", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.rstrip().endswith("is full: free some, or try --device cpu.")
+    assert capsys.readouterr().err.rstrip().endswith(f"is full: free some{other}.")
 
 
 def test_words_of_the_command_line_become_values():
@@ -575,6 +585,80 @@ def test_a_finished_run_can_be_scored_on_more_images(finished, tmp_path, capsys)
     wanted = WANTED | {"settings": SMALL | {"test_images": 30}}
     assert runs.train("vae_mnist", out=copy, resume=True, progress=False, **wanted) == again
     assert runs.evaluate(copy)["metrics"] == again["metrics"]
+
+
+def test_fewer_images_do_not_replace_a_better_score(finished):
+    directory = finished[0]
+    before = files(directory)
+    with pytest.raises(ValueError, match="test_images=15 is less than the 20 of the card"):
+        runs.evaluate(directory, settings={"test_images": 15})
+    assert files(directory) == before
+
+
+def test_scores_in_a_directory_that_cannot_be_written_to_are_told_and_not_lost(
+    finished, monkeypatch, capsys
+):
+    directory = finished[0]
+    before = files(directory)
+    monkeypatch.setattr(runs, "_writable", lambda directory: False)
+    assert command_line.main(["evaluate", str(directory), "--set", "test_images=30"]) == 0
+    told = capsys.readouterr()
+    assert "the scores are not stored" in told.err and "n = 30" in told.out.replace("30)", "n = 30")
+    assert files(directory) == before
+
+
+def test_lost_final_weights_come_back_from_the_checkpoint(finished, tmp_path):
+    directory, card = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(directory, copy)
+    lost = next((copy / "final").iterdir())
+    content = lost.read_bytes()
+    lost.write_bytes(content[:-7])
+    with pytest.raises(ValueError, match=r"delete .*card\.json: --resume then writes both anew"):
+        runs.evaluate(copy)
+    (copy / "card.json").unlink()
+    again = runs.train("vae_mnist", out=copy, resume=True, progress=False)
+    assert lost.read_bytes() == content and again["weights"] == card["weights"]
+    shutil.rmtree(copy / "checkpoint")
+    lost.unlink()
+    with pytest.raises(ValueError, match="or train again in another directory"):
+        runs.evaluate(copy)
+
+
+def test_a_checkpoint_without_its_manifest_is_kept_aside(half, capsys):
+    """As a copy leaves it that was not finished."""
+    checkpoint = half / "checkpoint"
+    manifest = (checkpoint / "manifest.json").read_bytes()
+    (checkpoint / "manifest.json").unlink()
+
+    def names(folder):
+        return {path.name: content for path, content in files(folder).items()}
+
+    before = names(checkpoint)
+    with pytest.raises(ValueError, match=r"weights but no manifest\.json: restore it"):
+        runs.sample(half)
+    runs.train("vae_mnist", out=half, resume=True, progress=False)
+    kept = half / "checkpoint-without-manifest-1"
+    assert str(kept) in capsys.readouterr().err and names(kept) == before
+    # With the manifest under the old name the old run can be taken up.
+    shutil.rmtree(checkpoint)
+    kept.rename(checkpoint)
+    (checkpoint / "manifest.json").write_bytes(manifest)
+    assert runs.Run(runs.restored(half).config, half).resume()
+
+
+def test_a_seed_of_samples_is_a_seed(finished):
+    for seed in (-1, 10**22):
+        with pytest.raises(ValueError, match=f"seed is {seed}; choose"):
+            runs.sample(finished[0], seed=seed)
+
+
+def test_a_gpu_budget_on_a_cpu_is_said_to_be_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COURSE_DEVICE", "cpu")
+    runs.train(
+        "vae_mnist", out=tmp_path / "run", profile="gpu", steps=2, settings=SMALL, progress=True
+    )
+    assert "meant for a GPU" in capsys.readouterr().err
 
 
 def test_a_score_cannot_change_what_was_trained(finished, tmp_path):
@@ -664,7 +748,7 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
 def test_a_lock_on_a_new_directory_leaves_nothing(tmp_path):
     with cards.locked(tmp_path / "run"):
         pass
-    with pytest.raises(OSError, match="Could not lock"):
+    with pytest.raises(OSError, match="Could not write there"):
         with cards.locked(Path("/dev/null/run")):
             pass
     assert list(tmp_path.iterdir()) == []

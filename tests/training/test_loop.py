@@ -215,6 +215,14 @@ def test_contradictions_are_refused(tmp_path):
         train(state, toy_vae_like, batches, 5, progress=False)
 
 
+def test_what_a_loader_or_a_step_gives_wrongly_is_said():
+    state, step, batches = toy_gan()
+    with pytest.raises(TypeError, match=r"batches gave a list, .* pass the images alone"):
+        train(state, step, [[next(batches), torch.zeros(3)]], 3, progress=False)
+    with pytest.raises(TypeError, match=r"returned a NoneType, .* is a return missing"):
+        train(state, lambda state, batch: None, batches, 3, progress=False)
+
+
 def toy_vae_like(state, real):
     return {"loss": torch.zeros(())}
 

@@ -11,8 +11,18 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib import losses
-from course_lib.training import EMA, gan_state, gan_step, generate, sample_noise, vae_step
+from course_lib import data, losses
+from course_lib.training import (
+    EMA,
+    autoencoder_step,
+    gan_state,
+    gan_step,
+    generate,
+    iwae_step,
+    sample_noise,
+    vae_state,
+    vae_step,
+)
 
 sys.path.insert(0, str(Path(__file__).parent))
 from training_cases import everything, toy_gan, toy_vae
@@ -119,7 +129,8 @@ def test_discriminator_steps_counts_updates_of_the_discriminator():
     [
         (lambda x: (x + 1) / 2, r"2 \* x - 1"),
         (lambda x: (x + 1) * 127.5, "should span"),
-        (lambda x: x * float("nan"), "nan"),
+        (lambda x: x * float("nan"), "hold NaN"),
+        (lambda x: x[:0], "empty"),
     ],
 )
 def test_images_of_a_wrong_range_are_refused_with_the_mend(scale, mend):
@@ -130,6 +141,47 @@ def test_images_of_a_wrong_range_are_refused_with_the_mend(scale, mend):
     with pytest.raises(ValueError, match=mend):
         gan_step(state, scale(right))
     gan_step(state, right)
+
+
+def test_a_loss_may_be_named():
+    ends = []
+    for loss in (losses.hinge, "hinge"):
+        state, _, batches = toy_gan()
+        gan_step(state, next(iter(batches)), loss=loss)
+        ends.append(torch.cat([p.flatten() for p in state.modules["generator"].parameters()]))
+    assert torch.equal(*ends)
+
+
+def test_a_state_of_the_other_kind_is_named():
+    gan, vae = toy_gan()[0], toy_vae()[0]
+    with pytest.raises(ValueError, match=r"vae, likelihood.*gan_step.*gan_state makes one"):
+        gan_step(vae, torch.zeros(2, 2))
+    for step in (vae_step, iwae_step):
+        with pytest.raises(ValueError, match=r"generator, discriminator.*vae_state makes one"):
+            step(gan, torch.zeros(2, 2))
+    with pytest.raises(ValueError, match="autoencoder_step trains autoencoder"):
+        autoencoder_step(gan, torch.zeros(2, 2))
+
+
+def test_two_rates_or_one():
+    networks = [nn.Linear(2, 2), nn.Linear(2, 1)]
+    for rates in ((1e-3, 2e-3), [1e-3, 2e-3]):
+        state = gan_state(*networks, latent_dim=2, learning_rate=rates)
+        found = [state.optimizers[n].param_groups[0]["lr"] for n in ("generator", "discriminator")]
+        assert found == [1e-3, 2e-3]
+    with pytest.raises(ValueError, match="or two"):
+        gan_state(*networks, latent_dim=2, learning_rate=(1e-3,))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="This machine has a GPU.")
+def test_a_gpu_that_is_not_there_is_said_not_to_be_there():
+    networks = [nn.Linear(2, 2), nn.Linear(2, 1)]
+    for make in (gan_state, vae_state):
+        extra = {"latent_dim": 2} if make is gan_state else {}
+        with pytest.raises(ValueError, match="'cuda' is not available here"):
+            make(*networks, device="cuda", **extra)
+    with pytest.raises(ValueError, match="'cuda' is not available here"):
+        data.load("digits", device="cuda")
 
 
 def test_bad_options_are_refused():
