@@ -436,11 +436,16 @@ def moved(networks: nn.Module | tuple[nn.Module, ...]) -> nn.Module | tuple[nn.M
     return networks.to(DEVICE)
 
 
+def learning_rates(state: training.TrainingState) -> list[float]:
+    return [group["lr"] for o in state.optimizers.values() for group in o.param_groups]
+
+
 def in_one_graph(step: Callable, state: training.TrainingState, batch: Tensor) -> Callable:
     """The step as one CUDA graph, which a GPU replays without a word from Python.
 
     Written without a GPU at hand; it has never run. Noise must come from a generator of the GPU,
-    because a graph records no draws of the CPU: other numbers, same distribution.
+    because a graph records no draws of the CPU: other numbers, same distribution. The learning rate
+    is the recording's for ever; one that the step itself sets would be so without a word.
     """
     state.generator = torch.Generator(DEVICE).manual_seed(0)
     state.step = max(state.step, 1)  # the look at the range in step 0 would wait for the GPU
@@ -459,7 +464,11 @@ def in_one_graph(step: Callable, state: training.TrainingState, batch: Tensor) -
     with torch.cuda.graph(graph):
         values = step(state, static)
 
+    rates = learning_rates(state)
+
     def replay(state: training.TrainingState, batch: Tensor) -> dict[str, Tensor]:
+        if learning_rates(state) != rates:
+            raise ValueError("A graph keeps the learning rate with which it was recorded.")
         static.copy_(batch)
         graph.replay()
         return values
