@@ -509,6 +509,8 @@ def _shares(in_real: Tensor, in_fake: Tensor) -> tuple[float, float]:
     hints={
         "its own neighbour": "Your radii reach to neighbour k - 1: in the table of distances "
         "within a set every point is its own first neighbour, at distance 0.",
+        "one neighbour too far": "Your radii reach to neighbour k + 1: where a point's distance to "
+        "itself is left out, the k-th smallest is neighbour k.",
         "swapped": "Precision and recall stand in each other's place. Precision asks about the "
         "fakes and lies first.",
         "coverage for recall": "Your second number asks which real balls have a fake inside. That "
@@ -557,6 +559,7 @@ def precision_and_recall(attempt: Attempt) -> None:
 
     mistakes = {
         "its own neighbour": lambda r, f, k: _shares(*_counts(r, f, k - 1)),
+        "one neighbour too far": lambda r, f, k: _shares(*_counts(r, f, k + 1)),
         "swapped": lambda r, f, k: _shares(*_counts(r, f, k))[::-1],
         "coverage for recall": covered,
         "one radius for all": lambda r, f, k: _shares(*_counts(r, f, k, of="mean")),

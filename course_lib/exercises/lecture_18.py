@@ -653,6 +653,10 @@ def run_snapshot(attempt: Attempt) -> None:
         "for two methods that are equal.",
         "not paired": "Your interval is that of two independent sets of runs. Equal seeds share a "
         "part of their luck: take the spread of the differences.",
+        "root forgotten": "You divide the deviation by n. The standard error of a mean falls with "
+        "the root of n.",
+        "n - 1 twice": "You divide by the root of n - 1. The n - 1 is in the variance already; the "
+        "mean is one of n numbers.",
         "denominator n": "You divide by n in the variance. With few seeds that is much too narrow: "
         "the mean was fitted to the same numbers.",
         "spread of one run": "This is how far one difference lies from the mean. The mean of n of "
@@ -682,6 +686,8 @@ def compare_by_seed(attempt: Attempt) -> None:
         of_half = {
             "not paired": factor * ((x.var() + y.var()) / n).sqrt(),
             "denominator n": factor * d.std(correction=0) / n**0.5,
+            "root forgotten": factor * d.std() / n,
+            "n - 1 twice": factor * d.std() / (n - 1) ** 0.5,
             "spread of one run": factor * d.std(),
             "variance for deviation": factor * d.var() / n**0.5,
             "factor forgotten": error,

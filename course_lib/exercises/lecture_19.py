@@ -128,6 +128,10 @@ def entropy_of_tosses(attempt: Attempt) -> None:
         "minus sign": "This is the negative. Papers print it so; here log p(x) itself is wanted.",
         "spread for error": "Your second number is the standard deviation over images. The "
         "standard error of their mean is smaller.",
+        "root forgotten": "You divide the deviation by the number of images. A standard error falls "
+        "with its root.",
+        "draws for images": "You divide by the root of the number of draws. What varies is the "
+        "image, so the images count.",
         "divisor n": "Your standard deviation has the divisor n; with n - 1 its square is unbiased "
         "(numpy's default is n, torch's is n - 1).",
         "draws counted as images": "Your standard error divides by the number of all draws. The "
@@ -158,6 +162,8 @@ def log_likelihood_estimate(attempt: Attempt) -> None:
     }
     errors = {
         "spread for error": lambda w: values(w).std(),
+        "root forgotten": lambda w: values(w).std() / len(w),
+        "draws for images": lambda w: values(w).std() / math.sqrt(w.shape[1]),
         "divisor n": lambda w: values(w).std(correction=0) / math.sqrt(len(w)),
         "draws counted as images": lambda w: values(w).std() / math.sqrt(w.numel()),
     }
@@ -195,6 +201,8 @@ def log_likelihood_estimate(attempt: Attempt) -> None:
         "count alike leave nothing to be gained.",
         "half forgotten": "The first number is right; the second is twice too large: the bias is "
         "half of the variance.",
+        "k forgotten": "The first number is right. The second is k times too large: k draws leave a "
+        "k-th of what one leaves.",
         "minus sign": "The first number is right. What is missing is given as a positive number: "
         "the bound lies below log p(x).",
         "not finite": "The largest weight overflows, or all of them round to 0. A softmax takes "
@@ -221,6 +229,10 @@ def effective_draws(attempt: Attempt) -> None:
     gaps = {
         "one over k forgotten": lambda w: 0.5 / ess(w),
         "half forgotten": lambda w: 1 / ess(w) - 1 / w.shape[1],
+        "k forgotten": (
+            lambda w: 0.5 * (w.shape[1] / ess(w) - 1),
+            lambda w: w.shape[1] / ess(w) - 1,
+        ),
         "minus sign": lambda w: -right(w)[1],
     }
     log_w = 0.7 + attempt.normal(5, 7)

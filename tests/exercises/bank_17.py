@@ -726,6 +726,9 @@ BANK = {
         },
         wrong={
             "its own neighbour": pr_with(lambda z, k: torch.cdist(z, z).kthvalue(k).values),
+            "one neighbour too far": pr_with(
+                lambda z, k: torch.cdist(z, z).fill_diagonal_(math.inf).kthvalue(k + 1).values
+            ),
             "swapped": lambda r, f, k: pr_by_cdist(r, f, k)[::-1],
             "coverage for recall": pr_coverage,
             "one radius for all": pr_with(

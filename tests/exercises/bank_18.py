@@ -605,6 +605,8 @@ BANK = {
             "denominator n": compare_with(
                 half=lambda d, f: f * float(np.std(d.numpy())) / len(d) ** 0.5
             ),
+            "root forgotten": compare_with(half=lambda d, f: f * d.std() / len(d)),
+            "n - 1 twice": compare_with(half=lambda d, f: f * d.std() / (len(d) - 1) ** 0.5),
             "spread of one run": compare_with(half=lambda d, f: f * d.std()),
             "variance for deviation": compare_with(half=lambda d, f: f * d.var() / len(d) ** 0.5),
             "factor forgotten": compare_with(half=lambda d, f: d.std() / len(d) ** 0.5),
