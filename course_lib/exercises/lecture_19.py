@@ -128,8 +128,8 @@ def entropy_of_tosses(attempt: Attempt) -> None:
         "minus sign": "This is the negative. Papers print it so; here log p(x) itself is wanted.",
         "spread for error": "Your second number is the standard deviation over images. The "
         "standard error of their mean is smaller.",
-        "root forgotten": "You divide the deviation by the number of images. A standard error falls "
-        "with its root.",
+        "root forgotten": "You divide the deviation by the number of images. A standard error "
+        "falls with its root.",
         "draws for images": "You divide by the root of the number of draws. What varies is the "
         "image, so the images count.",
         "divisor n": "Your standard deviation has the divisor n; with n - 1 its square is unbiased "
@@ -201,8 +201,8 @@ def log_likelihood_estimate(attempt: Attempt) -> None:
         "count alike leave nothing to be gained.",
         "half forgotten": "The first number is right; the second is twice too large: the bias is "
         "half of the variance.",
-        "k forgotten": "The first number is right. The second is k times too large: k draws leave a "
-        "k-th of what one leaves.",
+        "k forgotten": "The first number is right. The second is k times too large: k draws leave "
+        "a k-th of what one leaves.",
         "minus sign": "The first number is right. What is missing is given as a positive number: "
         "the bound lies below log p(x).",
         "not finite": "The largest weight overflows, or all of them round to 0. A softmax takes "

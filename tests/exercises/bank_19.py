@@ -280,9 +280,7 @@ BANK = {
             "minus sign": estimate_with(mean=lambda v, w: -v.mean()),
             "spread for error": estimate_with(error=lambda v, w: v.std()),
             "root forgotten": estimate_with(error=lambda v, w: v.std() / len(v)),
-            "draws for images": estimate_with(
-                error=lambda v, w: v.std() / math.sqrt(w.shape[1])
-            ),
+            "draws for images": estimate_with(error=lambda v, w: v.std() / math.sqrt(w.shape[1])),
             "divisor n": estimate_with(error=lambda v, w: np.std(v.numpy()) / math.sqrt(len(v))),
             "draws counted as images": estimate_with(
                 error=lambda v, w: v.std() / math.sqrt(w.numel())
@@ -307,11 +305,11 @@ BANK = {
             ),
             "log weights as weights": draws_with(
                 lambda w: 1 / (w / w.sum(1, keepdim=True)).square().sum(1)
-            "k forgotten": draws_with(gap=lambda e, k: 0.5 * (k / e - 1)),
             ),
             "axes exchanged": draws_with(lambda w: 1 / w.softmax(0).square().sum(1)),
             "one over k forgotten": draws_with(gap=lambda e, k: 0.5 / e),
             "half forgotten": draws_with(gap=lambda e, k: 1 / e - 1 / k),
+            "k forgotten": draws_with(gap=lambda e, k: 0.5 * (k / e - 1)),
             "minus sign": draws_with(gap=lambda e, k: 0.5 * (1 / k - 1 / e)),
             "not finite": draws_overflowing,
         },
