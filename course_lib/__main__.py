@@ -269,6 +269,7 @@ def animation_command(options: argparse.Namespace) -> int:
         out = notebooks.require_root() / "data" / "noise_to_digits.gif"
     if out.is_dir() or not out.resolve().parent.is_dir():
         raise ValueError(f"--out {out} names no file in a folder: give one, such as noise.gif.")
+    _require_folder(out.resolve().parent, "--out")
     if options.steps < 1:
         raise ValueError(f"--steps is {options.steps}; a picture needs at least 1 update.")
     made, began = animation.made_from(options.steps, options.data), time.perf_counter()
@@ -329,12 +330,13 @@ def _sentences(new: bool = False) -> Iterator[None]:
     except (TrainingDiverged, ProcessLost) as error:
         raise ValueError(str(error)) from None
     except RuntimeError as error:
-        # A GPU's has a class of its own; the CPU's is known by its words alone.
-        full = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-        if not full:
+        # That of CUDA has a class of its own; the others are known by their words alone.
+        words = ("can't allocate memory", "not enough memory", "MPS backend out of memory")
+        gpu = type(error).__name__ == "OutOfMemoryError" or words[2] in str(error)
+        if not gpu and not any(text in str(error) for text in words):
             raise
         mend = "choose a smaller batch_size or width with --set" if new else "free some"
-        mend += ", or --device cpu" if type(error).__name__ == "OutOfMemoryError" else ""
+        mend += ", or --device cpu" if gpu else ""
         raise ValueError(f"The memory of the device is full: {mend}.") from None
 
 
@@ -536,6 +538,11 @@ def main(arguments: list[str] | None = None) -> int:
         print("\nStopped.", file=sys.stderr)
         return 130
     except ImportError as error:
+        if not isinstance(error, ModuleNotFoundError):  # there, and broken
+            print(
+                f"course_lib: {error}. What is amiss: python -m course_lib doctor", file=sys.stderr
+            )
+            return 2
         extra = "grading" if error.name == "nbgrader" else "lab"
         mend = f"python -m pip install --editable '.[{extra}]'"
         print(f"course_lib: {error.name} is missing; to install it: {mend}", file=sys.stderr)

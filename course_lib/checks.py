@@ -14,8 +14,12 @@ def _array(value: object) -> np.ndarray:
     if isinstance(value, list | tuple):
         value = [_array(part) for part in value]
     if isinstance(value, torch.Tensor):
-        value = value.detach().cpu().double().numpy()
-    return np.asarray(value, dtype=np.float64)
+        value = value.detach().cpu()
+        value = (value if value.is_complex() else value.double()).numpy()
+    value = np.asarray(value)
+    if np.iscomplexobj(value):
+        raise ValueError("check compares real numbers: compare real and imaginary parts apart.")
+    return value.astype(np.float64)
 
 
 def _print(line: str) -> None:
@@ -87,8 +91,8 @@ def check(
     text = f"largest error {error[worst]:.2g}, allowed {allowed[worst]:.2g}"
     if given[0] == "standard_error":
         text += " (4 standard errors)"
-    # `not <=` instead of `>`, so that a NaN fails.
-    if not np.all(error <= allowed):
+    # `not <=` instead of `>`, so that a NaN fails. Equal infinities have an error of 0.
+    if not np.all((error <= allowed) & np.isfinite(error)):
         raise AssertionError(
             f"✗ ({tag}) {what + ': ' if what else ''}measured {found.reshape(-1)[:4]}, "
             f"expected {truth.reshape(-1)[:4]}; {text}."

@@ -85,7 +85,9 @@ class Course:
     def new_generator(self, offset: int = 1) -> torch.Generator:
         """A fresh CPU generator that depends on the seed and ``offset`` alone.
 
-        Use one per experiment, so that running a cell twice gives the same numbers twice.
+        Use one per experiment, so that running a cell twice gives the same numbers twice. Batch k
+        of `data.SampleBatches` with the same seed comes from the numbers of offset k: test points
+        that must be new to a training take an offset beyond its steps.
         """
         return torch.Generator().manual_seed((self.seed * 1_000_003 + offset) % 2**63)
 
@@ -205,9 +207,11 @@ def choose_device(name: str | None = None) -> torch.device:
 
 def existing_device(device: torch.device | str) -> torch.device:
     """The device as it is named, or a ValueError where it is a GPU that is not there."""
-    if torch.device(device).type in ("cuda", "mps"):
-        return choose_device(str(device))
-    return torch.device(device)
+    try:
+        found = torch.device(device.lower() if isinstance(device, str) else device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"{device!r} names no device: cpu, cuda, cuda:1 and mps do.") from None
+    return choose_device(str(found)) if found.type in ("cuda", "mps") else found
 
 
 def allowed_cores() -> int:

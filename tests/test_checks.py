@@ -1,5 +1,7 @@
 """The checks of the notebooks: they pass on what is right and fail on what is wrong."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -97,3 +99,16 @@ def test_a_long_line_is_folded_at_spaces_so_that_numbers_stay_whole(capsys):
     assert all(len(line) <= WIDTH for line in lines[:2])
     assert lines[1].startswith("    ") and lines[1].endswith("largest error 0, allowed 1e-12")
     assert "x" * 100 in lines[-1]
+
+
+def test_what_is_infinitely_wrong_is_wrong():
+    for found, truth in ((1.0, math.inf), (-math.inf, math.inf)):
+        with pytest.raises(AssertionError), np.errstate(invalid="ignore"):
+            check("1", found, truth, relative=1e-3)
+    check("1", math.inf, math.inf, relative=1e-3)
+
+
+def test_complex_numbers_are_not_compared_by_their_real_parts():
+    for value in (torch.tensor([1 + 2j]), np.array([1 + 2j])):
+        with pytest.raises(ValueError, match="real and imaginary"):
+            check("1", value, value + 3j, tolerance=1e-9)

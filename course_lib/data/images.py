@@ -22,11 +22,14 @@ Index = Tensor | Sequence[int] | slice
 
 def _way_to_unit(images: Tensor) -> str:
     """How images that leave [0, 1] get there, as far as their values tell."""
-    if images.isnan().any():
-        return "they hold NaN; find where it arises."
-    if images.min() >= 0 and images.max() <= 255:
+    if not images.isfinite().all():
+        return "they hold NaN or infinities; find where they arise."
+    low, high = (float(end) for end in images.aminmax())
+    if low >= 0 and 2 < high <= 255:
         return "divide images in 0..255 by 255, or pass them as uint8."
-    return "map images in [-1, 1] with (images + 1) / 2."
+    if low >= -1.001 and high <= 1.001:
+        return "map images in [-1, 1] with (images + 1) / 2."
+    return f"they span [{low:.4g}, {high:.4g}]; cut off what overshoots with images.clamp(0, 1)."
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +181,7 @@ class Batches(Iterator[Tensor]):
         range: tuple[float, float] = (-1.0, 1.0),
         seed: int = 0,
     ) -> None:
-        if not 1 <= batch_size <= len(image_set):
+        if not isinstance(batch_size, Integral) or not 1 <= batch_size <= len(image_set):
             raise ValueError(
                 f"batch_size={batch_size} does not fit the {len(image_set)} images of "
                 f"{image_set.name!r}: choose 1 to {len(image_set)}."
@@ -304,9 +307,14 @@ def _generator(seed: int, count: int) -> torch.Generator:
 
 
 def _checked_range(range: tuple[float, float]) -> tuple[float, float]:
-    low, high = (float(end) for end in range)
+    try:
+        low, high = (float(end) for end in range)
+    except (TypeError, ValueError):
+        low, high = 1.0, 0.0
     if not low < high:
-        raise ValueError(f"range={range} does not increase: use (-1, 1) for GANs, (0, 1) for VAEs.")
+        raise ValueError(
+            f"range={range} is no pair that increases: use (-1, 1) for GANs, (0, 1) for VAEs."
+        )
     return low, high
 
 

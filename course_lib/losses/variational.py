@@ -34,6 +34,8 @@ def _require_unit_interval(x: Tensor) -> None:
             mend = "it holds NaN: find where that arises, no range can mend it."
         elif low >= 0 and high > 2:
             mend = "divide pixels in 0..255 by 255, as load with range=(0.0, 1.0) does."
+        elif low >= -0.1 and high <= 1.1:
+            mend += " What overshoots a little, x.clamp(0, 1) cuts off."
         raise ValueError(
             f"x must lie in [0, 1] for this likelihood but spans [{low:.4g}, {high:.4g}]; {mend}"
         )

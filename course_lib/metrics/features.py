@@ -8,6 +8,7 @@ compared, so the name of the network belongs to every score.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import io
@@ -107,9 +108,10 @@ class FeatureNetwork:
     def of_classifier(
         cls, name: str, classifier: ConvClassifier, classes: tuple[str, ...]
     ) -> FeatureNetwork:
-        """The features of a classifier trained on the set `name`; it is put into eval mode."""
-        # In this layout the CPU's convolutions are half as fast again.
-        classifier.eval().to(memory_format=torch.channels_last)
+        """The features of a copy, in eval mode, of a classifier trained on the set `name`."""
+        # In this layout the CPU's convolutions are half as fast again; a classifier in training
+        # must keep its own, or an optimizer's moments lie in another order than its weights.
+        classifier = copy.deepcopy(classifier).eval().to(memory_format=torch.channels_last)
 
         def network(x: Tensor) -> tuple[Tensor, Tensor]:
             features = classifier.features(x)

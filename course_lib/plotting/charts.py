@@ -230,7 +230,7 @@ def histogram(
     if not arrays or bins < 1:
         raise ValueError("A histogram needs samples and at least one bin.")
     everything = np.concatenate(list(arrays.values()))
-    low, high = range or (everything.min(), everything.max())
+    low, high = range if range is not None else (everything.min(), everything.max())
     if range is None and low == high:
         low, high = low - 0.5, high + 0.5
     if not low < high:

@@ -89,7 +89,8 @@ class Distribution:
     def log_prob(self, x: Tensor) -> Tensor:
         """Natural logarithm of the density at x, in nats: x `[n]` or `[n, d]` gives `[n]`.
 
-        Outside the support it is -inf.
+        Outside the support it is -inf. A law on the line takes every number of x by itself, and
+        keeps the shape of x.
 
         Raises:
             ValueError: the last axis of x does not have the distribution's dimension.

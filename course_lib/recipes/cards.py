@@ -98,6 +98,7 @@ def _lock(path: Path, fcntl: Any) -> int:
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                os.close(file)
                 raise
         # The last holder may have removed the file between our opening and our locking it.
         with suppress(FileNotFoundError):

@@ -102,7 +102,8 @@ def pixel_mean(images: data.ImageSet) -> Tensor:
     """Mean of the images `[*shape]` in [0, 1], by blocks, on the CPU."""
     # Not every device has float64.
     parts = [part.cpu().double().sum(0) for part in images.images.split(4096)]
-    return (torch.stack(parts).sum(0) / len(images) / 255).float()
+    white = 255 if images.images.dtype == torch.uint8 else 1
+    return (torch.stack(parts).sum(0) / len(images) / white).float()
 
 
 def _descending(

@@ -31,9 +31,9 @@ def names() -> list[str]:
 def pretrained(name: str, device: torch.device | str | None = None) -> Model:
     """A model with weights of a finished run, without its data and without a download.
 
-    `draw(n, generator)` gives images; `state.modules` has a VAE, `state.ema["generator"].module` a
-    generator (its discriminator did not travel: it is new). All are in evaluation mode. The
-    batches are black: there is nothing to train on.
+    `draw(n, generator)` gives images; `state.modules` has a VAE, or a generator with the averaged
+    weights, which are in `state.ema["generator"].module` as well (its discriminator did not travel:
+    it is new). All are in evaluation mode. The batches are black: there is nothing to train on.
 
     Raises:
         ValueError: no such checkpoint here, or a damaged one; or the device is not there.
@@ -52,6 +52,8 @@ def pretrained(name: str, device: torch.device | str | None = None) -> Model:
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
         model = recipe.build(settings, black.to(device), card["seed"], device, 1)
     fill(weights(model), safetensors.torch.load(content))
+    for name_, average in model.state.ema.items():
+        model.state.modules[name_].load_state_dict(average.module.state_dict())
     model.state.step = card["config"]["steps"]
     for module in model.state.modules.values():
         module.eval()

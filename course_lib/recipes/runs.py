@@ -22,6 +22,7 @@ import itertools
 import json
 import math
 import os
+import random
 import sys
 import tempfile
 import time
@@ -29,6 +30,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +100,8 @@ def configure(
     steps = found.steps[profile] if steps is None else steps
     every = max(25, steps // LOOKS) if every is None else every
     for name, value in (("steps", steps), ("every", every)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; a run needs at least 1.")
+        if not _whole(value) or value < 1:
+            raise ValueError(f"{name} is {value}; a run needs a whole number of at least 1.")
     seed = _seed(0 if seed is None else seed)
     chosen = found.defaults(profile)
     for name, value in (settings or {}).items():
@@ -116,7 +118,7 @@ _SHARE = (0.0, math.nextafter(1.0, 0.0))
 BOUNDS = {
     "samples": (10, math.inf),
     "test_images": (10, math.inf),
-    "held_out": (1, 10_000),
+    "held_out": (1, 10_000),  # a sixth of MNIST, and `load_images` takes no more of any set
     "learning_rate_decay": (1.0, 2.0),
     "penalty_weight": (0.0, math.inf),
     "beta": (0.0, math.inf),
@@ -127,8 +129,12 @@ BOUNDS = {
 }
 
 
+def _whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def _seed(seed: int) -> int:
-    if not 0 <= seed < 2**63:
+    if not _whole(seed) or not 0 <= seed < 2**63:
         raise ValueError(f"seed is {seed}; choose a whole number of at least 0 and below 2**63.")
     return seed
 
@@ -398,7 +404,11 @@ def restored(directory: str | Path, device: str | None = None) -> Run:
     config = _stored_config(directory)
     if config is None:
         raise ValueError(f"There is no run in {directory}: check the path.")
-    run = Run(config, directory, device)
+    before = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):  # a run seeds the generators that the caller uses too
+        run = Run(config, directory, device)
+    random.setstate(before[0])
+    np.random.set_state(before[1])
     if (directory / "card.json").exists():
         run.load_final()
     elif _orphans(directory / "checkpoint"):
@@ -470,6 +480,8 @@ class Run:
                     "the old name, they can be resumed.",
                     file=sys.stderr,
                 )
+            # What was timed and warned of belongs to updates that are lost.
+            self.log |= {"seconds": 0.0, "warnings": []}
             return False
         state = self.model.state
         training.load_checkpoint(state, self.model.batches, self.directory / "checkpoint")
@@ -736,10 +748,10 @@ def _writable(directory: Path) -> bool:
 
 
 def _orphans(checkpoint: Path) -> bool:
-    """Whether a checkpoint lacks its manifest and nothing else."""
+    """Whether a checkpoint lacks its manifest."""
     if (checkpoint / "manifest.json").exists():
         return False
-    return all(any(checkpoint.glob(kind)) for kind in ("weights-*.safetensors", "state-*.pt"))
+    return any(any(checkpoint.glob(kind)) for kind in ("weights-*.safetensors", "state-*.pt"))
 
 
 def _others(directory: Path) -> list[Path]:

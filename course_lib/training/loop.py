@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,21 @@ class Recorder:
         # Looked up once: walking through the modules at every step would cost as much as a layer.
         self.parameters = [list(module.parameters()) for module in state.modules.values()]
 
-    def add(self, losses: Mapping[str, Tensor], batch: Tensor) -> None:
-        """Record one finished step."""
+    def accept(self, losses: Any) -> dict[str, Tensor]:
+        """What a step returned as one number per name; refused before the step is counted."""
+        if not isinstance(losses, Mapping) or not losses:
+            given = "an empty dictionary" if losses == {} else f"a {type(losses).__name__}"
+            raise TypeError(
+                f"The step returned {given}, and the loop records a dictionary {{name: scalar "
+                "tensor}: is a return missing?"
+            )
+        values = {n: torch.as_tensor(v, device=self.device) for n, v in losses.items()}
+        for name, value in values.items():
+            if value.numel() != 1:
+                raise TypeError(
+                    f"{name} of the step has the shape {list(value.shape)}, and the loop records "
+                    "one number: take its mean."
+                )
         names = list(losses)
         if names != (self.names or names) or (
             self.state.history and names != list(self.state.history)
@@ -78,9 +91,12 @@ class Recorder:
                 f"The step returned {names} after {self.names or list(self.state.history)}; a run "
                 "keeps one set of names, so use one kind of step or start a new state."
             )
-        self.names, self.batch = names, batch
-        values = [torch.as_tensor(v, device=self.device) for v in losses.values()]
-        self.rows.append(torch.stack([v.detach().float() for v in values]))
+        return values
+
+    def add(self, losses: Mapping[str, Tensor], batch: Tensor) -> None:
+        """Record one finished step."""
+        self.names, self.batch = list(losses), batch
+        self.rows.append(torch.stack([v.detach().float().reshape(()) for v in losses.values()]))
         if self.state.step <= LOOK_EVERY or self.state.step % LOOK_EVERY == 0:
             self._look()
         if len(self.rows) >= self.block:
@@ -223,6 +239,17 @@ def _interrupt_between_steps() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
 
 
+@contextmanager
+def _nothing_pending(recorder: Recorder) -> Iterator[None]:
+    """Whatever ends the loop, the history has all steps that are counted, also those on a GPU."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):  # what ended the loop is raised, whatever else is found
+            recorder.flush()
+        raise
+
+
 def _sample(state: TrainingState, on_sample: Callable[[TrainingState], Any]) -> None:
     # What a hook draws must not change the training that follows.
     before = random_states(state)
@@ -303,7 +330,12 @@ def train(
     modules = list(state.modules.values())
     stream, recorder = iter(batches), Recorder(state)
     bar = ProgressBar(steps, state.step, label, progress, show_rate)
-    with modes_kept(*modules), _interrupt_between_steps() as interrupted, bar.bar:
+    with (
+        modes_kept(*modules),
+        _interrupt_between_steps() as interrupted,
+        _nothing_pending(recorder),
+        bar.bar,
+    ):
         for module in modules:
             module.train()
         if on_sample and state.step == 0:
@@ -311,19 +343,13 @@ def train(
         while state.step < steps:
             batch = next(stream, None)
             if batch is None:
-                recorder.flush()
                 raise ValueError(f"batches ended after {state.step} steps; it must be endless.")
             if not isinstance(batch, Tensor):
                 raise TypeError(
                     f"batches gave a {type(batch).__name__}, and a step takes one tensor: pass the "
                     "images alone, or use data.Batches."
                 )
-            losses = step(state, batch)
-            if not isinstance(losses, Mapping):
-                raise TypeError(
-                    f"The step returned a {type(losses).__name__}, and the loop records a "
-                    "dictionary {name: scalar tensor}: is a return missing?"
-                )
+            losses = recorder.accept(step(state, batch))
             state.step += 1
             recorder.add(losses, batch)
 

@@ -117,7 +117,7 @@ def gan_state(
 
     Args:
         latent_dim: width of z, [batch, latent_dim].
-        learning_rate: one for both players, or (generator, discriminator).
+        learning_rate: one for both players, or a pair (generator, discriminator).
         betas: of Adam; beta1 = 0.5 after Radford et al. 2015 (DCGAN).
         ema_decay: None keeps no average; else `state.ema['generator'].module` is it.
         seed: of the noise.
@@ -126,7 +126,7 @@ def gan_state(
             ordinary Adam, a loop over tensors, stands in elsewhere.
 
     Raises:
-        ValueError: latent_dim, a learning rate or ema_decay is out of range.
+        ValueError: latent_dim, a learning rate or ema_decay is out of range; no such device.
     """
     if latent_dim < 1:
         raise ValueError(f"latent_dim must be at least 1, not {latent_dim}.")
@@ -167,7 +167,7 @@ def vae_state(
     `fused` as in `gan_state`.
 
     Raises:
-        ValueError: learning_rate is not positive.
+        ValueError: learning_rate is not positive; no such device.
     """
     device = None if device is None else existing_device(device)
     modules = {"vae": vae.to(device), "likelihood": likelihood.to(device)}
@@ -441,6 +441,14 @@ def load_checkpoint(state: TrainingState, batches: Any, directory: str | Path) -
             f"The checkpoint has optimizers {sorted(rest['optimizers'])} and the state has "
             f"{sorted(state.optimizers)}; build the state as it was built then."
         )
+    for name, optimizer in state.optimizers.items():
+        stored = [len(group["params"]) for group in rest["optimizers"][name]["param_groups"]]
+        here = [len(group["params"]) for group in optimizer.param_groups]
+        if stored != here:
+            raise ValueError(
+                f"The optimizer {name} moves {here} parameters and that of the checkpoint "
+                f"{stored}: build the state as it was built then."
+            )
     if batches is not None:
         if rest["batches"] is None:
             raise ValueError(

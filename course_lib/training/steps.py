@@ -62,6 +62,11 @@ def _require_signed_images(real: Tensor) -> None:
     low, high = (float(v) for v in torch.aminmax(real))
     if math.isnan(low):
         raise ValueError("The real images hold NaN: find where it arises; no range can mend it.")
+    if low >= 0 and high > 2:
+        raise ValueError(
+            f"The real images span [{low:.4g}, {high:.4g}] and should span [-1, 1] like the "
+            "generator's: map pixels in 0..255 with x / 127.5 - 1, as range=(-1.0, 1.0) does."
+        )
     if low >= 0 or not (low >= -1.001 and high <= 1.001):
         raise ValueError(
             f"The real images span [{low:.4g}, {high:.4g}] and should span [-1, 1] like the "
@@ -228,7 +233,9 @@ def batch_layer(module: nn.Module) -> str | None:
     tying = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     for layer in module.modules():
         active = not (isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p == 0)
-        if (isinstance(layer, tying) and active) or is_parametrized(layer):
+        hooks = layer._forward_pre_hooks.values()  # of the older torch.nn.utils.spectral_norm
+        normed = is_parametrized(layer) or any(type(h).__name__ == "SpectralNorm" for h in hooks)
+        if (isinstance(layer, tying) and active) or normed:
             return type(layer).__name__
     return None
 
@@ -268,8 +275,9 @@ def vae_step(
         Scalars in nats per example: loss (-ELBO, with beta), reconstruction (log-likelihood), kl.
 
     Raises:
-        ValueError: x out of the likelihood's range, or unknown `kl`. On a GPU the range is looked
-            at in the first step alone; later, x out of range makes the loss NaN.
+        ValueError: a state with other modules, x out of the likelihood's range, or unknown `kl`. On
+            a GPU the range is looked at in the first step alone; later, x out of range makes the
+            loss NaN.
 
     Source: Kingma and Welling 2013, Algorithm 1.
     """
@@ -302,7 +310,8 @@ def iwae_step(state: TrainingState, x: Tensor, *, k: int = 5) -> dict[str, Tenso
         Scalars in nats per example: loss (-L_k) and elbo (the mean of log w_i, below L_k).
 
     Raises:
-        ValueError: k is below 1, or x is out of the likelihood's range (on a GPU as in `vae_step`).
+        ValueError: a state with other modules, k is below 1, or x is out of the likelihood's range
+            (on a GPU as in `vae_step`).
 
     Source: Burda, Grosse and Salakhutdinov 2015, Eq. 8.
     """
@@ -343,6 +352,9 @@ def autoencoder_step(state: TrainingState, x: Tensor) -> dict[str, Tensor]:
 
     Returns:
         loss: squared error summed over pixels, mean over images.
+
+    Raises:
+        ValueError: a state with other modules.
 
     Source: Hinton and Salakhutdinov 2006, for the measure.
     """

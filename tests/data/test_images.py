@@ -61,7 +61,7 @@ def test_wrong_tensors_are_refused(images, labels, sentence) -> None:
 def test_wrong_requests_are_refused() -> None:
     with pytest.raises(ValueError, match="ask for 1 to 5"):
         numbered(5).subset(6)
-    with pytest.raises(ValueError, match="does not increase"):
+    with pytest.raises(ValueError, match="no pair that increases"):
         numbered(5).as_float(range=(1, -1))
     with pytest.raises(ValueError, match="does not fit the 5 images"):
         Batches(numbered(5), 6)

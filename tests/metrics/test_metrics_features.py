@@ -16,11 +16,13 @@ import torch
 from course_lib import data
 from course_lib.metrics.features import (
     NAMES,
+    FeatureNetwork,
     FeaturesUnavailableError,
     embed,
     files,
     load_features,
 )
+from course_lib.models import ConvClassifier
 
 
 @pytest.fixture(scope="module")
@@ -395,3 +397,16 @@ def test_autocast_around_the_features_changes_nothing(digits):
     alone = network(digits.images[:50]).features
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(network(digits.images[:50]).features, alone)
+
+
+def test_a_classifier_that_judges_is_a_copy_of_the_one_in_training():
+    classifier = ConvClassifier((1, 8, 8), 10).train()
+    strides = [p.stride() for p in classifier.parameters()]
+    network = FeatureNetwork.of_classifier("made", classifier, tuple("0123456789"))
+    assert classifier.training and [p.stride() for p in classifier.parameters()] == strides
+    x = torch.rand(3, 1, 8, 8)
+    before = network(x).features
+    with torch.no_grad():
+        for p in classifier.parameters():
+            p.zero_()
+    assert torch.equal(network(x).features, before)

@@ -647,6 +647,29 @@ def test_a_checkpoint_without_its_manifest_is_kept_aside(half, capsys):
     assert runs.Run(runs.restored(half).config, half).resume()
 
 
+def test_a_run_begun_anew_has_the_time_and_warnings_of_its_own_updates(half):
+    (half / "checkpoint" / "manifest.json").unlink()
+    log = json.loads((half / "log.json").read_text())
+    log |= {"seconds": 1e6, "warnings": [{"step": 1, "until": 2, "what": "collapsed: lost"}]}
+    (half / "log.json").write_text(json.dumps(log))
+    card = runs.train("vae_mnist", out=half, resume=True, progress=False)
+    assert card["wall_seconds"] < 1e5 and card["warnings"] == []
+
+
+def test_sampling_leaves_the_generators_of_the_caller_alone(finished, tmp_path):
+    torch.manual_seed(5), np.random.seed(5)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    runs.sample(finished[0], 2, out=tmp_path / "two.png")
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+
+
+def test_steps_are_whole():
+    for wrong in ({"steps": 10.5}, {"every": 2.5}, {"seed": 0.5}, {"seed": True}):
+        with pytest.raises(ValueError, match="whole number"):
+            runs.configure("vae_mnist", "smoke", **wrong)
+
+
 def test_a_seed_of_samples_is_a_seed(finished):
     for seed in (-1, 10**22):
         with pytest.raises(ValueError, match=f"seed is {seed}; choose"):

@@ -153,6 +153,19 @@ def test_weights_in_another_memory_layout_are_kept_too(tmp_path):
     assert torch.equal(convolution.weight, before)
 
 
+def test_an_optimizer_of_fewer_parameters_is_refused_before_anything_changes(tmp_path):
+    state, _, batches = toy_gan()
+    save_checkpoint(state, batches, tmp_path)
+    other, _, stream = toy_gan(seed=3)
+    next(stream)
+    parameters = list(other.modules["discriminator"].parameters())[:-1]
+    other.optimizers["discriminator"] = torch.optim.Adam(parameters, 1e-3)
+    before = everything(other, stream)
+    with pytest.raises(ValueError, match="optimizer discriminator moves"):
+        load_checkpoint(other, stream, tmp_path)
+    assert everything(other, stream) == before
+
+
 def test_a_checkpoint_goes_on_in_another_memory_layout(tmp_path):
     """Fused Adam pairs a weight with its moments by their place in memory."""
 

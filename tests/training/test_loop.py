@@ -223,6 +223,40 @@ def test_what_a_loader_or_a_step_gives_wrongly_is_said():
         train(state, lambda state, batch: None, batches, 3, progress=False)
 
 
+def test_an_error_in_a_step_leaves_history_and_step_together(monkeypatch):
+    """On a GPU the latest losses wait to be fetched: they must not be lost with the step."""
+    state, step, batches = toy_gan()
+
+    def fails_at_seven(state, batch):
+        if state.step == 7:
+            raise RuntimeError("no more")
+        return step(state, batch)
+
+    original = loop.Recorder.__init__
+
+    def in_blocks(self, state):
+        original(self, state)
+        self.block = 50
+
+    monkeypatch.setattr(loop.Recorder, "__init__", in_blocks)
+    with pytest.raises(RuntimeError, match="no more"):
+        train(state, fails_at_seven, batches, 20, progress=False)
+    assert state.step == 7 and {len(v) for v in state.history.values()} == {7}
+    train(state, step, batches, 20, progress=False)
+    assert {len(v) for v in state.history.values()} == {20}
+
+
+@pytest.mark.parametrize(
+    ("losses", "sentence"),
+    [({}, "returned an empty dictionary"), ({"loss": torch.zeros(3)}, r"shape \[3\].*its mean")],
+)
+def test_what_is_no_number_per_name_is_refused_before_the_step_counts(losses, sentence):
+    state, _, batches = toy_gan()
+    with pytest.raises(TypeError, match=sentence):
+        train(state, lambda state, batch: losses, batches, 3, progress=False)
+    assert state.step == 0 and not state.history
+
+
 def toy_vae_like(state, real):
     return {"loss": torch.zeros(())}
 
