@@ -234,3 +234,11 @@ def test_a_python_without_the_libraries_is_told_which_one_has_them(tmp_path, mis
         assert ("Traceback" in done.stderr) == (command[0] == "-c")
         assert missing in done.stderr
         assert (".venv/bin/python" in done.stderr) == (command[0] == "-m")
+
+
+def test_an_existing_device_is_named_in_any_usual_way():
+    for name in ("cpu", "CPU", torch.device("cpu"), "meta"):
+        assert environment.existing_device(name).type in ("cpu", "meta")
+    for nothing in ("foo", None):
+        with pytest.raises(ValueError, match="names no device"):
+            environment.existing_device(nothing)

@@ -173,6 +173,15 @@ def test_every_pixel_of_a_grid_is_the_pixel_of_its_image(channels, kind):
     assert (np.asarray(stored) == plotting.pixels(fig)).all()
 
 
+def test_a_reference_is_named_on_the_side_where_no_curve_ends():
+    for end, place in ((2.0, "top"), (0.5, "baseline")):
+        fig = plotting.training_curves({"loss": [5.0, end, end]}, references={"log 2": 1.0})
+        (label,) = fig.axes[0].texts
+        assert label.get_va() == place
+        low, high = fig.axes[0].get_ylim()
+        assert low < 0.95 < 1.0 < high
+
+
 def test_drawing_a_figure_leaves_it_the_canvas_that_it_has():
     fig = Figure()
     canvas = fig.canvas

@@ -156,3 +156,19 @@ def test_floats_are_never_the_memory_of_the_set():
 def test_a_whole_number_of_numpy_is_a_number_of_images():
     images = ImageSet(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), None, "bytes")
     assert len(images.subset(np.int64(2))) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "mend"),
+    [
+        (-0.5, r"\(images \+ 1\) / 2"),
+        (200.0, "divide images in 0..255 by 255"),
+        (1.02, r"span \[0, 1\.02\]; cut off"),
+        (float("nan"), "NaN or infinities"),
+    ],
+)
+def test_float_images_out_of_range_get_the_mend_that_fits(value, mend) -> None:
+    images = torch.zeros(2, 1, 2, 2)
+    images[1, 0, 1, 1] = value
+    with pytest.raises(ValueError, match=mend):
+        ImageSet(images)

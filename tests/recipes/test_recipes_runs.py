@@ -507,6 +507,7 @@ def test_a_setting_of_the_run_may_be_said_again_when_it_is_resumed(tmp_path):
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate ..."),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to ..."),  # Windows
     ],
 )
 def test_a_full_device_is_told_in_a_sentence(error, tmp_path, monkeypatch, capsys):
