@@ -11,7 +11,7 @@ try:
     from course_lib.environment import Course, Profile, __version__, setup
 except (ModuleNotFoundError, KeyboardInterrupt) as error:
     # `python -m course_lib` imports this file before it can say anything itself.
-    if sys.argv[0] != "-m" or getattr(error, "name", None) == __name__:
+    if sys.argv[0] != "-m" or str(getattr(error, "name", None)).startswith(__name__):
         raise
     if isinstance(error, KeyboardInterrupt):
         print("\nStopped. Nothing was written.", file=sys.stderr)

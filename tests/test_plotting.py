@@ -182,6 +182,14 @@ def test_a_reference_is_named_on_the_side_where_no_curve_ends():
         assert low < 0.95 < 1.0 < high
 
 
+def test_an_animation_is_a_gif_and_a_range_may_be_an_array(tmp_path):
+    with pytest.raises(ValueError, match=r"let x\.mp4 end in \.gif"):
+        plotting.animation(torch.zeros(2, 1, 8, 8), tmp_path / "x.mp4")
+    assert not list(tmp_path.iterdir())
+    fig = plotting.histogram([0.0, 0.5, 1.0], range=np.array([-1.0, 2.0]))
+    assert fig.axes[0].lines or fig.axes[0].patches
+
+
 def test_drawing_a_figure_leaves_it_the_canvas_that_it_has():
     fig = Figure()
     canvas = fig.canvas

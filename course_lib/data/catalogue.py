@@ -101,7 +101,7 @@ def load(
 
     Raises:
         DataUnavailableError: neither cache, mirror nor network has the set, or a file is damaged.
-        ValueError: the name, split, size or fallback does not exist.
+        ValueError: the name, split, size, fallback or device does not exist.
 
     Source: LeCun et al. 1998 (MNIST); Xiao et al. 2017 (Fashion-MNIST); Clanuwat et al. 2018
     (Kuzushiji-MNIST); Salakhutdinov and Murray 2008 (the binarisation, in the fixed draw by

@@ -43,6 +43,7 @@ class ImageSet:
         classes: a word per label (CelebA: per attribute); empty when there are none.
 
     Raises:
+        TypeError: the images are no tensor.
         ValueError: the tensors do not have these shapes, types or ranges.
     """
 

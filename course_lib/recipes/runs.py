@@ -26,8 +26,8 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from numbers import Integral
@@ -347,7 +347,7 @@ def evaluate(
         if new < old:
             raise ValueError(
                 f"{name}={new} is less than the {old} of the card, whose better scores it would "
-                "replace: give more, or score a copy of the directory."
+                f"replace: give {old} or more."
             )
     if finished and not _writable(run.directory):
         print(f"{run.directory} cannot be written to: the scores are not stored.", file=sys.stderr)
@@ -404,20 +404,30 @@ def restored(directory: str | Path, device: str | None = None) -> Run:
     config = _stored_config(directory)
     if config is None:
         raise ValueError(f"There is no run in {directory}: check the path.")
-    before = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):  # a run seeds the generators that the caller uses too
-        run = Run(config, directory, device)
-    random.setstate(before[0])
-    np.random.set_state(before[1])
-    if (directory / "card.json").exists():
-        run.load_final()
-    elif _orphans(directory / "checkpoint"):
+    finished = (directory / "card.json").exists()
+    if not finished and _orphans(directory / "checkpoint"):
         raise ValueError(
             f"{directory / 'checkpoint'} has weights but no manifest.json: restore it from a copy."
         )
-    elif not run.resume():
-        raise ValueError(f"The run in {directory} has no checkpoint yet: resume it first.")
+    with _generators_kept():  # a run seeds, and a checkpoint sets, those that the caller uses too
+        run = Run(config, directory, device)
+        if finished:
+            run.load_final()
+        elif not run.resume():
+            raise ValueError(f"The run in {directory} has no checkpoint yet: resume it first.")
     return run
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    """Give the global generators of torch's CPU, numpy and Python back as they were."""
+    before = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
 
 
 class Run:

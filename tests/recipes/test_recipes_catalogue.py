@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from course_lib import data, environment, metrics, training
-from course_lib.recipes import catalogue, evaluation, families, networks, runs
+from course_lib.recipes import catalogue, evaluation, families, networks, pretrained, runs
 from course_lib.recipes.catalogue import RECIPES
 from course_lib.training import train
 
@@ -363,3 +363,19 @@ def test_images_of_twice_the_size_are_seen_at_the_size_of_the_network():
     large = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
     assert torch.allclose(eyes(large).features, eyes(small).features, atol=1e-4)
     assert evaluation.Eyes.of("kmnist") is None
+
+
+def test_the_mean_of_a_set_does_not_depend_on_its_type():
+    bytes_ = torch.tensor([0, 255, 51, 102], dtype=torch.uint8).reshape(2, 1, 1, 2)
+    sets = [data.ImageSet(bytes_), data.ImageSet(bytes_ / 255)]
+    means = [families.pixel_mean(s) for s in sets]
+    torch.testing.assert_close(means[0], torch.tensor([[[0.1, 0.7]]]))
+    torch.testing.assert_close(*means)
+
+
+def test_shipped_weights_are_in_the_generator_too():
+    model = pretrained.pretrained("dcgan_fashion")
+    z = torch.randn(2, 100, generator=torch.Generator().manual_seed(0))
+    pair = model.state.modules["generator"], model.state.ema["generator"].module
+    with torch.no_grad():
+        assert torch.equal(*(module.eval()(z) for module in pair))

@@ -23,6 +23,7 @@ from course_lib.training import (
     vae_state,
     vae_step,
 )
+from course_lib.training.steps import batch_layer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from training_cases import everything, toy_gan, toy_vae
@@ -141,6 +142,12 @@ def test_images_of_a_wrong_range_are_refused_with_the_mend(scale, mend):
     with pytest.raises(ValueError, match=mend):
         gan_step(state, scale(right))
     gan_step(state, right)
+
+
+def test_both_kinds_of_spectral_normalisation_are_seen():
+    layers = nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm
+    assert all(batch_layer(nn.Sequential(norm(nn.Linear(4, 4)))) for norm in layers)
+    assert batch_layer(nn.Sequential(nn.Linear(4, 4))) is None
 
 
 def test_a_loss_may_be_named():
