@@ -115,12 +115,16 @@ def configure(
 
 # What the measures at the end of a run, and its updates, can do with: least, and what is too much.
 _SHARE = (0.0, math.nextafter(1.0, 0.0))
+_POSITIVE = (math.nextafter(0.0, 1.0), math.inf)
 BOUNDS = {
+    "learning_rate": _POSITIVE,
+    "discriminator_learning_rate": _POSITIVE,
     "samples": (10, math.inf),
     "test_images": (10, math.inf),
     "held_out": (1, 10_000),  # a sixth of MNIST, and `load_images` takes no more of any set
     "learning_rate_decay": (1.0, 2.0),
     "penalty_weight": (0.0, math.inf),
+    "weight_decay": (0.0, math.inf),
     "beta": (0.0, math.inf),
     **dict.fromkeys(
         ("beta1", "beta2", "momentum", "final_momentum", "dropout", "input_dropout", "ema_decay"),
@@ -144,7 +148,8 @@ def _require_sensible(settings: Mapping[str, Any]) -> None:
     for name, (least, most) in BOUNDS.items():
         value = settings.get(name, least)
         if value < least:
-            raise ValueError(f"{name}={value} is too small: {name} is at least {least}.")
+            limit = "above 0" if least == _POSITIVE[0] else f"at least {least}"
+            raise ValueError(f"{name}={value} is too small: {name} is {limit}.")
         if value > most:
             limit = "below 1" if most == _SHARE[1] else f"at most {most:,}"
             raise ValueError(f"{name}={value} is too large: {name} is {limit}.")

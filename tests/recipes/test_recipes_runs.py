@@ -468,12 +468,15 @@ def test_wrong_options_are_refused_with_a_sentence(wanted, sentence, tmp_path):
         ("dcgan_mnist", {"image_size": "64"}, "sees 28 pixels. Choose 28 or 32"),
         ("gan_mnist_parzen", {"image_size": "30"}, "Choose 28, 32 or a multiple of 28"),
         ("cvae_sprites", {"image_size": "28"}, "sees 32 pixels. Choose 32 or a multiple of 32"),
-        ("deep_autoencoder_mnist", {"learning_rate": "0"}, "lr must be above 0"),
+        ("deep_autoencoder_mnist", {"learning_rate": "0"}, "learning_rate is above 0"),
+        ("deep_autoencoder_mnist", {"weight_decay": "-1"}, "weight_decay is at least 0"),
+        ("dcgan_mnist", {"discriminator_learning_rate": "-1"}, "is above 0"),
     ],
 )
 def test_what_would_end_the_run_later_is_refused_before_it_begins(
-    recipe, settings, sentence, tmp_path
+    recipe, settings, sentence, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(runs, "load_images", lambda *_: pytest.fail("the images were read"))
     with pytest.raises(ValueError, match=sentence):
         runs.train(recipe, out=tmp_path / "run", progress=False, settings=settings)
     assert not (tmp_path / "run").exists()
