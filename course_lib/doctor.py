@@ -145,19 +145,9 @@ def _folders() -> Iterator[Finding]:
             mend = "set COURSE_OUTPUT to a folder that you may write to"
             yield Finding(
                 f"{name} {folder}" if folder else absent,
-                folder is None or name == "data mirror" or _writable(folder),
+                folder is None or name == "data mirror" or environment.is_writable(folder),
                 mend,
             )
-
-
-def _writable(folder: Path) -> bool:
-    """Whether files can be made in a folder, or where it would be made."""
-    there = next(p for p in (folder, *folder.resolve().parents) if p.exists())
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            return True
-    except OSError:
-        return False
 
 
 def _profile() -> Iterator[Finding]:

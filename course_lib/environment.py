@@ -7,6 +7,7 @@ import os
 import platform
 import random
 import subprocess
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -154,6 +155,16 @@ def output_directory() -> Path:
         return folder
     root = repository_root()
     return root / "build" / "runs" if root else Path.cwd() / "course_runs"
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, or where it would be made."""
+    there = next(p for p in (folder, *folder.resolve().parents) if p.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return True
+    except OSError:
+        return False
 
 
 def where_runs_go() -> str:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
-import os
 import platform
 import sys
 import time
@@ -28,6 +26,7 @@ from course_lib import __version__, data, environment
 from course_lib.metrics.features import FeatureNetwork, files
 from course_lib.metrics.inputs import whole
 from course_lib.models import ConvClassifier, count_parameters
+from course_lib.recipes.cards import store, text
 
 
 @dataclass(frozen=True)
@@ -126,9 +125,8 @@ def train_classifier(
         **_circumstances(device),
     }
     card_path, weights_path = files(name, out)
-    _write(weights_path, content)
-    lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in card.items()]
-    _write(card_path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+    store(weights_path, content)
+    store(card_path, text(card))
     return card
 
 
@@ -185,17 +183,6 @@ def _circumstances(device: str | torch.device) -> dict[str, Any]:
         "commit": environment.git_commit(),
         "versions": versions | {"torch": torch.__version__, "numpy": np.__version__},
     }
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write aside, then rename, so that a stop halfway leaves the old file whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        aside.write_bytes(content)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -38,7 +38,7 @@ def table(cards: Mapping[Path, dict[str, Any]]) -> str:
         if figure is None:
             measure, beside = results.SHOWN[0], f"real images: {group.ours(results.FLOOR)}"
         else:
-            measure, beside = figure["measure"], f"the paper: {_printed(figure)}"
+            measure, beside = figure["measure"], f"the paper: {results.printed(figure)}"
             if "epochs" in figure:
                 beside += f" ({figure['epochs']:,} passes)"
         lines.append(
@@ -48,10 +48,3 @@ def table(cards: Mapping[Path, dict[str, Any]]) -> str:
     if all(card["device"].startswith("cpu") for card in cards.values()):
         lines += ["", "No recipe has run on a GPU yet."]
     return "\n".join(lines)
-
-
-def _printed(figure: Mapping[str, Any]) -> str:
-    """The paper's value with the digits that it prints."""
-    if "digits" in figure:
-        return f"{figure['value']:,.{figure['digits']}f}"
-    return results.number(figure["value"])

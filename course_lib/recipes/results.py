@@ -325,7 +325,7 @@ def _beside_papers(found: list[Group]) -> str:
                 f = figures[measure]
                 error = f" ± {f['standard_error']:.2g}" if "standard_error" in f else ""
                 source = sources.setdefault(f["source"], len(sources) + 1)
-                paper = f"{_printed(f)}{error} [{source}]"
+                paper = f"{printed(f)}{error} [{source}]"
             score = [measure, paper, group.ours(measure), taken(row)]
             rows.append([group.label, *score, *group.made])
     if not rows:
@@ -398,7 +398,7 @@ def miss(group: Group, figure: Mapping[str, Any]) -> str | None:
     seeds = f"mean of {len(rows)} seeds" if len(rows) > 1 else "one seed"
     says = (
         f"{group.label}, {measure}: {number(mean)} ({seeds}) is {number(abs(gap))} {where} the "
-        f"paper's {_printed(figure)}"
+        f"paper's {printed(figure)}"
     )
     made = f"a run made {group.passes:,.3g} passes over the data"
     if "epochs" in figure:
@@ -419,7 +419,7 @@ def _note(group: Group, measure: str) -> str:
     return next((note.split(":")[0] for note in notes if note), "the run gave none")
 
 
-def _printed(figure: Mapping[str, Any]) -> str:
+def printed(figure: Mapping[str, Any]) -> str:
     """The paper's value with the digits that it prints."""
     value, digits = figure["value"], figure.get("digits")
     return number(value) if digits is None else f"{value:,.{digits}f}"

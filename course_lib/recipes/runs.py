@@ -24,7 +24,6 @@ import math
 import os
 import random
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -354,7 +353,7 @@ def evaluate(
                 f"{name}={new} is less than the {old} of the card, whose better scores it would "
                 f"replace: give {old} or more."
             )
-    if finished and not _writable(run.directory):
+    if finished and not environment.is_writable(run.directory):
         print(f"{run.directory} cannot be written to: the scores are not stored.", file=sys.stderr)
         finished = False
     card = run.card(run.evaluate())
@@ -752,14 +751,6 @@ def default_directory(config: Config) -> Path:
     """Below the output folder, named by recipe, profile and seed."""
     name = f"{config.recipe}-{config.profile}-seed{config.seed}"
     return environment.output_directory() / name
-
-
-def _writable(directory: Path) -> bool:
-    try:
-        with tempfile.TemporaryFile(dir=directory):
-            return True
-    except OSError:
-        return False
 
 
 def _orphans(checkpoint: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from dataclasses import asdict
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from course_lib import data
 from course_lib.metrics.features import files, load_features
 from course_lib.models import ConvClassifier, count_parameters
-from course_lib.recipes import classifiers
+from course_lib.recipes import cards, classifiers
 from course_lib.recipes.classifiers import SETTINGS, train_classifier
 
 
@@ -81,14 +82,14 @@ def test_without_shift_and_flip_nothing_moves():
 
 def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch):
     path = tmp_path / "card.json"
-    classifiers._write(path, b"old")
+    cards.store(path, b"old")
 
     def fail(*_):
-        raise OSError("no room")
+        raise OSError(errno.ENOSPC, "no room")
 
     monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match="no room"):
-        classifiers._write(path, b"new")
+    with pytest.raises(OSError, match=r"Could not write card.json \(no room\)"):
+        cards.store(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

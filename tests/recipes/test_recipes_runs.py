@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from course_lib import __main__ as command_line
-from course_lib import data, training
+from course_lib import data, environment, training
 from course_lib.recipes import cards, runs
 from course_lib.recipes.catalogue import RECIPES
 from course_lib.recipes.watchdog import Watchdog
@@ -605,7 +605,7 @@ def test_scores_in_a_directory_that_cannot_be_written_to_are_told_and_not_lost(
 ):
     directory = finished[0]
     before = files(directory)
-    monkeypatch.setattr(runs, "_writable", lambda directory: False)
+    monkeypatch.setattr(environment, "is_writable", lambda directory: False)
     assert command_line.main(["evaluate", str(directory), "--set", "test_images=30"]) == 0
     told = capsys.readouterr()
     assert "the scores are not stored" in told.err and "n = 30" in told.out
