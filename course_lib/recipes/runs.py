@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
+import importlib.util
 import io
 import itertools
 import json
@@ -460,7 +461,7 @@ class Run:
         self.model = self._built()
         self.log = _stored_log(directory)
         self.began = time.perf_counter()
-        self.writer = None
+        self.writer, self.scalars = None, True
 
     def _built(self) -> Model:
         config = self.config
@@ -617,16 +618,14 @@ class Run:
 
     def _write_scalars(self) -> None:
         state, size = self.model.state, math.ceil(self.config.steps / POINTS)
-        if not state.history:
-            return  # tensorboard takes a while to import, and the first update need not wait
+        # tensorboard takes a while to import, and the first update need not wait.
+        if not state.history or not self.scalars:
+            return
         if self.writer is None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
+            self.writer = self._scalar_writer()
+            self.scalars = self.writer is not None
+            if not self.scalars:
                 return
-            where = str(self.directory / "tensorboard")
-            # What a killed session wrote ends before or behind its checkpoint: all is written anew.
-            self.writer = SummaryWriter(where, purge_step=1)
         for name, values in state.history.items():
             for step, value in curve(values, size):
                 whole = step % size == 0 or step == self.config.steps
@@ -634,6 +633,26 @@ class Run:
                     self.writer.add_scalar(name, value, step)
         self.writer.flush()
         self.written = state.step // size * size
+
+    def _scalar_writer(self) -> Any:
+        """TensorBoard's, or None where it is not installed or, a sentence later, does not work."""
+        if importlib.util.find_spec("tensorboard") is None:
+            return None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # What a killed session wrote ends before or behind its checkpoint: all is written anew.
+            return SummaryWriter(str(self.directory / "tensorboard"), purge_step=1)
+        # Of every kind, since it may not fit the numpy or protobuf that lie beside it; no reason to
+        # end a run that has trained until here.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
+            print(
+                f"\nTensorBoard is installed but cannot be used here ({reason}): the run goes on "
+                "and writes no scalars for it; they are on its card in the end.",
+                file=sys.stderr,
+            )
+            return None
 
     def _write_log(self) -> None:
         seconds = self.before + time.perf_counter() - self.began

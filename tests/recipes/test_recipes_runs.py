@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -738,11 +740,29 @@ def test_scalars_in_tensorboard_are_the_curves_of_the_card(tmp_path, monkeypatch
         assert torch.equal(torch.tensor([value for _, value in events]), values)  # float32
 
 
-def test_without_tensorboard_a_run_has_no_scalars(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+def test_without_tensorboard_a_run_has_no_scalars(tmp_path, monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "tensorboard" else find(name)
+    )
     wanted = WANTED | {"steps": 6}
     assert runs.train("vae_mnist", out=tmp_path / "run", progress=False, **wanted)
     assert not (tmp_path / "run" / "tensorboard").exists()
+    assert "TensorBoard" not in capsys.readouterr().err
+
+
+def test_a_broken_tensorboard_costs_its_scalars_and_not_the_run(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("tensorboard")
+
+    class Broken(types.ModuleType):
+        def __getattr__(self, name):
+            raise RuntimeError("module was compiled against NumPy 2.0.\nMore of it.")
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", Broken("broken"))
+    assert runs.train("vae_mnist", out=tmp_path / "run", progress=False, **WANTED)
+    told = capsys.readouterr().err
+    assert told.count("TensorBoard is installed but cannot be used here") == 1
+    assert "(RuntimeError: module was compiled against NumPy 2.0): the run goes on" in told
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs the locks of a POSIX system")
