@@ -58,7 +58,8 @@ class Adam(torch.optim.Adam):
             if "decoupled_weight_decay" not in self.defaults:
                 raise ValueError(
                     f"torch {torch.__version__} cannot decay weights apart from the gradient in "
-                    "Adam: update torch, use torch.optim.AdamW, or leave weight_decay at 0."
+                    "Adam: install torch 2.7 or newer, use torch.optim.AdamW, or leave "
+                    "weight_decay at 0."
                 )
             for group in (self.defaults, *self.param_groups):
                 group["decoupled_weight_decay"] = True

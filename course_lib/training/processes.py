@@ -278,8 +278,8 @@ def _sharding() -> ModuleType:
     except ImportError:
         pass
     raise ValueError(
-        f"torch {torch.__version__} is too old to cut weights up among processes: install a newer "
-        "one, or launch without --use_fsdp."
+        f"torch {torch.__version__} is too old to cut weights up among processes: install torch "
+        "2.9 or newer, or launch without --use_fsdp."
     )
 
 
