@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import shutil
 import subprocess
 import types
@@ -61,6 +62,23 @@ def test_settings_name_what_there_is(config):
     traits = {**isolation.IsolatedKernelManager.class_traits(config=True)}
     assert set(config.IsolatedKernelManager) <= set(traits)
     assert set(config.RunCells) <= set(preprocessors.RunCells.class_traits(config=True))
+
+
+@pytest.mark.parametrize(
+    ("file", "found"),
+    [
+        ("12_elbo.ipynb", "12_elbo"),
+        ("12_elbo (1).ipynb", "12_elbo"),
+        ("Copy of 12_elbo.ipynb", "12_elbo"),
+        ("homework/Kopie von 12_elbo.ipynb", "12_elbo"),
+        (".ipynb_checkpoints/12_elbo-checkpoint.ipynb", None),
+        ("notes.ipynb", None),
+    ],
+)
+def test_a_notebook_is_found_under_the_names_that_it_gets_on_its_way(config, file, found):
+    match = re.match(config.FileNameCollectorPlugin.named_regexp, f"/set/extracted/ana/{file}")
+    assert (match and match["file_id"]) == found
+    assert found is None or match["student_id"] == "ana"
 
 
 def test_settings_need_nothing_of_the_library(root):
