@@ -190,7 +190,8 @@ def test_box_has_no_network_and_bounds(submission):
     assert texts[1] == "no memory\n"
     assert "too large" in texts[2]
     assert texts[3] == "DeadKernelError"
-    assert texts[4] == "DeadKernelError" or "BlockingIOError" in texts[4]
+    # Newer Pythons warn of the fork before.
+    assert texts[4].endswith("DeadKernelError") or "BlockingIOError" in texts[4]
     assert texts[5] == "and on\n"
 
 
