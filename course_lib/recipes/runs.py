@@ -635,7 +635,7 @@ class Run:
         self.written = state.step // size * size
 
     def _scalar_writer(self) -> Any:
-        """TensorBoard's, or None where it is not installed or, a sentence later, does not work."""
+        """TensorBoard's writer; None where it is missing or, as a sentence says, cannot work."""
         if importlib.util.find_spec("tensorboard") is None:
             return None
         try:

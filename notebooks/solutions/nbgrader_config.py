@@ -65,7 +65,8 @@ c.GenerateFeedback.preprocessors = [
 ]
 
 # zip_collect: downloaded/SET/archive/NAME.zip is what NAME submitted, whatever folders are in it.
-# Words may stand before the set's name, as in Colab's "Copy of 12_elbo.ipynb", and behind it.
+# Words may stand before the set's name, as in Colab's "Copy of 12_elbo.ipynb", and behind it, but
+# not joined to it by a letter, a digit or "_".
 c.FileNameCollectorPlugin.named_regexp = (
     r"(?!.*/\.ipynb_checkpoints/).*/extracted/(?P<student_id>[^/]+)/"
     r"(?:.*/)?(?:[^/]*[^\w/])?(?P<file_id>\d\d_\w+)[^/]*\.ipynb$"

@@ -743,7 +743,8 @@ def test_scalars_in_tensorboard_are_the_curves_of_the_card(tmp_path, monkeypatch
 def test_without_tensorboard_a_run_has_no_scalars(tmp_path, monkeypatch, capsys):
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name: None if name == "tensorboard" else find(name)
+        "importlib.util.find_spec",
+        lambda name, package=None: None if name == "tensorboard" else find(name, package),
     )
     wanted = WANTED | {"steps": 6}
     assert runs.train("vae_mnist", out=tmp_path / "run", progress=False, **wanted)
