@@ -274,7 +274,7 @@ class Group:
         """Budget of one run, devices, and a link per card, named by its seed."""
         config = self.first["config"]
         budget = (
-            f"{config['steps']:,} steps, {self.passes:,.3g} passes, {self.minutes:.1f} min "
+            f"{config['steps']:,} steps, {few_digits(self.passes)} passes, {self.minutes:.1f} min "
             f"({config['profile']}{self._own_steps})"
         )
         devices = dict.fromkeys(card["device"] for card in self.cards.values())
@@ -295,6 +295,11 @@ def number(value: float) -> str:
     if float(value).is_integer():
         return f"{value:,.0f}"
     return f"{value:,.2f}" if abs(value) >= 1 else f"{value:.3g}"
+
+
+def few_digits(value: float) -> str:
+    """Three digits that count, or a whole number where it has more."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def page(cards: Mapping[Path, dict[str, Any]]) -> str:
@@ -400,7 +405,7 @@ def miss(group: Group, figure: Mapping[str, Any]) -> str | None:
         f"{group.label}, {measure}: {number(mean)} ({seeds}) is {number(abs(gap))} {where} the "
         f"paper's {printed(figure)}"
     )
-    made = f"a run made {group.passes:,.3g} passes over the data"
+    made = f"a run made {few_digits(group.passes)} passes over the data"
     if "epochs" in figure:
         share = group.passes / figure["epochs"]
         made += f", {share:.2%} of the {figure['epochs']:,} passes of the paper,"

@@ -310,6 +310,14 @@ def miss(*cards, measure="-log p(x), nats"):
     return results.miss(group, figure)
 
 
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(0.1234, "0.123"), (9.6, "9.6"), (60.0, "60"), (333.3, "333"), (1000.0, "1,000")],
+)
+def test_no_number_of_passes_is_written_as_a_power_of_ten(value, written):
+    assert results.few_digits(value) == written
+
+
 def test_a_miss_is_explained_by_the_numbers_of_the_card():
     said = miss(card(value=90.0, draws=200))
     assert "90 (one seed) is 4.46 above the paper's 85.54" in said
