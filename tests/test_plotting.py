@@ -187,7 +187,8 @@ def test_an_animation_is_a_gif_and_a_range_may_be_an_array(tmp_path):
         plotting.animation(torch.zeros(2, 1, 8, 8), tmp_path / "x.mp4")
     assert not list(tmp_path.iterdir())
     fig = plotting.histogram([0.0, 0.5, 1.0], range=np.array([-1.0, 2.0]))
-    assert fig.axes[0].lines or fig.axes[0].patches
+    edges = [patch.get_path().vertices[:, 0] for patch in fig.axes[0].patches]
+    assert edges and min(map(min, edges)) == -1 and max(map(max, edges)) == 2
 
 
 def test_drawing_a_figure_leaves_it_the_canvas_that_it_has():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 from dataclasses import asdict
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from course_lib import data
 from course_lib.metrics.features import files, load_features
 from course_lib.models import ConvClassifier, count_parameters
-from course_lib.recipes import cards, classifiers
+from course_lib.recipes import classifiers
 from course_lib.recipes.classifiers import SETTINGS, train_classifier
 
 
@@ -78,20 +77,6 @@ def test_a_moved_image_is_a_crop_of_the_image_with_a_black_margin(flip):
 def test_without_shift_and_flip_nothing_moves():
     x = torch.rand(4, 3, 5, 5)
     assert torch.equal(classifiers._moved(x, 0, False, torch.Generator()), x)
-
-
-def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch):
-    path = tmp_path / "card.json"
-    cards.store(path, b"old")
-
-    def fail(*_):
-        raise OSError(errno.ENOSPC, "no room")
-
-    monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match=r"Could not write card.json \(no room\)"):
-        cards.store(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("name", SETTINGS)

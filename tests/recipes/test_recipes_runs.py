@@ -253,6 +253,20 @@ def test_the_line_to_go_on_holds_processes_device_and_the_whole_path(
     )
 
 
+def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    path = tmp_path / "card.json"
+    cards.store(path, b"old")
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match=r"Could not write card.json \(no room\)"):
+        cards.store(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_picture_that_cannot_be_written_is_no_run_to_go_on_with(finished, tmp_path, monkeypatch):
     def full(path, content):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
