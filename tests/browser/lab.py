@@ -198,20 +198,51 @@ class LabPage:
 
     def open_from_file_browser(self, path: str) -> None:
         """Double-click down to a notebook, such as ``notebooks/04_gan_minimax.ipynb``."""
-        self.page.locator(".jp-BreadCrumbs-home").first.click()
-        for part in path.split("/"):
-            name = self.page.locator(".jp-DirListing-itemText").get_by_text(part, exact=True)
-            name.dblclick()
-            if not part.endswith(".ipynb"):
-                self.page.locator(".jp-BreadCrumbs-item", has_text=part).wait_for()
+        *folders, name = path.split("/")
+        self.go_to_folder(folders)
+        self.page.locator(".jp-DirListing-itemText").get_by_text(name, exact=True).dblclick()
         self.wait_for_notebook(path)
+
+    def go_to_folder(self, folders: list[str]) -> None:
+        """Double-click down from the top until the file browser rests in a folder.
+
+        The list may be filled anew between the two clicks, and open what has come to lie under
+        the mouse; then one starts again, as a student would.
+        """
+        for _ in range(5):
+            self.page.locator(".jp-BreadCrumbs-home").first.click()
+            arrived = self.rests_in([])
+            for depth, folder in enumerate(folders, 1):
+                item = self.page.locator(".jp-DirListing-itemText").get_by_text(folder, exact=True)
+                if arrived:
+                    item.dblclick()
+                    arrived = self.rests_in(folders[:depth])
+            if arrived:
+                return
+        raise AssertionError(f"the file browser is in {self.folders()}, not in {folders}")
+
+    def folders(self) -> list[str]:
+        """Where the file browser is: names of folders from the top."""
+        crumbs = self.page.locator(".jp-BreadCrumbs-item").all_inner_texts()
+        return [crumb.strip() for crumb in crumbs]
+
+    def rests_in(self, folders: list[str], seconds: float = 15) -> bool:
+        """Whether the file browser comes to a folder and is still there half a second later."""
+        end = time.monotonic() + seconds
+        while self.folders() != folders:
+            if time.monotonic() > end:
+                return False
+            self.page.wait_for_timeout(50)
+        self.page.wait_for_timeout(500)
+        return self.folders() == folders
 
     def wait_for_notebook(self, path: str) -> None:
         """Wait until a notebook is the one in front, whole, with a kernel that is ready."""
-        name = path.rsplit("/", 1)[-1]
-        self.page.locator(
-            ".lm-DockPanel-tabBar .lm-TabBar-tab.lm-mod-current", has_text=name
-        ).wait_for()
+        front = self.page.locator(".lm-DockPanel-tabBar .lm-TabBar-tab.lm-mod-current")
+        front.filter(has_text=path.rsplit("/", 1)[-1]).wait_for()
+        loaded = front.and_(self.page.locator("[title*='Path: ']"))
+        title = loaded.get_attribute("title")
+        assert f"Path: {path}\n" in f"{title}\n", f"not {path}, but this was opened:\n{title}"
         number = len(self.notebook(path)["cells"])
         self.page.wait_for_function(
             "([panel, number]) => document.querySelectorAll("

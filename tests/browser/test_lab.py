@@ -349,6 +349,29 @@ def test_the_instruments_see_what_is_wrong(lab):
     lab.shut_down()
 
 
+def test_a_folder_that_slips_under_the_mouse_does_not_lead_astray(lab):
+    """A double-click that opens one folder too many, as on a busy machine, is noticed."""
+    lab.page.evaluate(
+        """() => document.addEventListener("dblclick", first => {
+            const again = {bubbles: true, clientX: first.clientX, clientY: first.clientY};
+            const watch = setInterval(() => {
+                const item = document.querySelector(".jp-DirListing-item");
+                if (!item.textContent.includes("exercises")) return;
+                clearInterval(watch);
+                item.dispatchEvent(new MouseEvent("dblclick", again));
+                window.slipped = true;
+            }, 10);
+        }, {once: true, capture: true})"""
+    )
+    path = f"notebooks/{LECTURES[0]}"  # there is one of this name among the exercises, too
+    lab.open_from_file_browser(path)
+    assert lab.page.evaluate("() => window.slipped")
+    assert len(lab.outputs()) == sum(
+        cell["cell_type"] == "code" for cell in lab.notebook(path)["cells"]
+    )
+    lab.shut_down()
+
+
 def test_links_open_the_other_notebooks(lab):
     first, second = (f"notebooks/{name}" for name in LECTURES[:2])
     lab.set_theme("light")
