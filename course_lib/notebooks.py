@@ -573,7 +573,8 @@ def execute(
     start = time.perf_counter()
     memory = None
     try:
-        with client.setup_kernel(env=variables):
+        # A manager that is handed over keeps its kernel alive unless the end is asked for.
+        with client.setup_kernel(env=variables, cleanup_kc=True):
             memory = _PeakMemory(manager.provisioner.pid)
             memory.start()
             for index, cell in enumerate(notebook.cells):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 from base64 import b64decode
 from pathlib import Path
@@ -113,6 +114,23 @@ def test_a_cell_that_hangs_is_stopped(checkout):
     run = notebooks.execute(path, "smoke", timeout=1)
     assert "timed out" in run.error.lower() or "timeout" in run.error.lower()
     assert run.seconds < 30
+
+
+@pytest.mark.parametrize(
+    "ends", ["", "\n1 / 0", "\nimport os; os.kill(os.getpid(), 9)"], ids=["well", "ill", "killed"]
+)
+def test_nothing_of_a_kernel_is_left(checkout, tmp_path, monkeypatch, ends):
+    """Kernels that live on would add up over the lectures, and so would their files."""
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    told = tmp_path / "pid"
+    tell = f"import os, pathlib; pathlib.Path({str(told)!r}).write_text(str(os.getpid()))"
+    run = notebooks.execute(put(checkout, "01_a", cell("code", tell + ends)), "smoke")
+    assert (run.error == "") == (ends == "")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(told.read_text()), 0)
+    assert list(place.iterdir()) == []
 
 
 def test_a_kernel_that_cannot_start_is_a_failed_run(checkout):
