@@ -331,8 +331,9 @@ def _sentences(new: bool = False) -> Iterator[None]:
         raise ValueError(str(error)) from None
     except RuntimeError as error:
         # That of CUDA has a class of its own; the others are known by their words alone.
-        words = ("can't allocate memory", "not enough memory", "MPS backend out of memory")
-        gpu = type(error).__name__ == "OutOfMemoryError" or words[2] in str(error)
+        words = ("MPS backend out of memory", "can't allocate memory", "not enough memory")
+        words += ("Storage size calculation overflowed",)
+        gpu = type(error).__name__ == "OutOfMemoryError" or words[0] in str(error)
         if not gpu and not any(text in str(error) for text in words):
             raise
         mend = "choose a smaller batch_size or width with --set" if new else "free some"
@@ -549,6 +550,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except (ValueError, OSError) as error:
         print(f"course_lib: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if "home directory" not in str(error):
+            raise
+        print(f"course_lib: {error} Is there a mistake behind the ~ of a path?", file=sys.stderr)
         return 2
 
 

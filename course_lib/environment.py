@@ -7,7 +7,10 @@ import os
 import platform
 import random
 import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -301,6 +304,45 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Give the global generators of Python, NumPy and torch (all devices in use) back as they were.
+
+    A GPU that nobody has used yet is left alone: it has no state to lose.
+    """
+    numbers = random.getstate(), np.random.get_state()
+    cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        with torch.random.fork_rng(devices=list(cuda)):
+            yield
+    finally:
+        random.setstate(numbers[0])
+        np.random.set_state(numbers[1])
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
+
+
+def peak_resident_mib(forget: bool = False) -> float | None:
+    """Largest resident memory of this process so far, in MiB; None where the system is silent.
+
+    `forget` makes the memory of this moment the largest so far, where the system can do that.
+    """
+    with suppress(OSError):
+        if forget:
+            Path("/proc/self/clear_refs").write_text("5")
+        # The usage of a child that `resource` tells begins with its parent's; this one does not.
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) / 2**10
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def git_commit() -> str:

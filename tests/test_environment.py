@@ -242,3 +242,33 @@ def test_an_existing_device_is_named_in_any_usual_way():
     for nothing in ("foo", None):
         with pytest.raises(ValueError, match="names no device"):
             environment.existing_device(nothing)
+
+
+def test_generators_of_a_gpu_in_use_are_kept_too(monkeypatch):
+    """`seed_everything` seeds them, and dropout draws from them."""
+    states = [torch.full((3,), 1, dtype=torch.uint8), torch.full((3,), 2, dtype=torch.uint8)]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: states[device])
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda state, device: states.__setitem__(device, state)
+    )
+    before = list(states)
+    with environment.generators_kept():
+        states[:] = [torch.zeros(3, dtype=torch.uint8)] * 2
+    assert all(torch.equal(a, b) for a, b in zip(states, before, strict=True))
+
+
+def test_the_memory_of_a_child_is_not_its_parents():
+    """What `resource` tells of a child begins with the memory of the process that started it."""
+    hold = "import numpy as np; held = np.ones(2**26)\n"  # 512 MiB
+    hold += (
+        "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
+    )
+    tell = "from course_lib import environment; print(environment.peak_resident_mib())"
+    command = [sys.executable, "-c", hold, tell]
+    alone = subprocess.run([sys.executable, "-c", tell], capture_output=True, text=True, check=True)
+    below = subprocess.run(command, capture_output=True, text=True, check=True)
+    if not Path("/proc/self/status").exists():
+        pytest.skip("this system tells only what `resource` tells")
+    assert 20 < float(below.stdout) < float(alone.stdout) + 150

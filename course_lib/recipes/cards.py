@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -131,15 +130,11 @@ def _tf32_convolutions() -> bool:
 
 
 def peak_memory(device: torch.device) -> float | None:
-    """MiB: of the GPU's memory, or of the process on a CPU; None where the system does not say."""
+    """MiB: of a CUDA GPU's memory, of the process elsewhere; None where the system does not say."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+    peak = environment.peak_resident_mib()
+    return None if peak is None else round(peak, 1)
 
 
 def curve(values: list[float], size: int) -> list[list[float]]:

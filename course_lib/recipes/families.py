@@ -127,7 +127,9 @@ def _descending(
         share = min(1.0, max(0.0, share))
         for name, rate in rates.items():
             group = state.optimizers[name].param_groups[0]
-            group["lr"] = rate / s["learning_rate_decay"] ** state.step
+            group["lr"] = (
+                rate * s["learning_rate_decay"] ** -state.step
+            )  # at last 0, never too large
             group["momentum"] = s["momentum"] + share * (s["final_momentum"] - s["momentum"])
         return step(state, x)
 
@@ -222,11 +224,12 @@ def autoencoder(
 ) -> Model:
     """A deep deterministic autoencoder; the columns of its picture are images and what it makes."""
     s = settings
-    model = mlp_autoencoder(train.shape, s["latent_dim"], (1000, 500, 250)).to(device)
+    model = mlp_autoencoder(train.shape, s["latent_dim"], (1000, 500, 250))
     for layer in model.modules():
         if isinstance(layer, nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
+    model.to(device)
     optimizer = training.Adam(
         model.parameters(), s["learning_rate"], weight_decay=s["weight_decay"]
     )

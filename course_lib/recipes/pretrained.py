@@ -49,7 +49,7 @@ def pretrained(name: str, device: torch.device | str | None = None) -> Model:
         tuple(stored["classes"]),
     )
     device = environment.choose_device(None if device is None else str(device))
-    with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
+    with environment.generators_kept():  # the weights drawn here are replaced
         model = recipe.build(settings, black.to(device), card["seed"], device, 1)
     fill(weights(model), safetensors.torch.load(content))
     for name_, average in model.state.ema.items():

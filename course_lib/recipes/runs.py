@@ -23,7 +23,6 @@ import itertools
 import json
 import math
 import os
-import random
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -197,6 +196,8 @@ def _value(name: str, given: Any, default: Any, choices: tuple[str, ...]) -> Any
         raise wrong
     if kind is int and value < 1:
         raise ValueError(f"{name}={given} is too small: {name} is at least 1.")
+    if kind is int and value >= 2**31:
+        raise ValueError(f"{name}={given} is too large: {name} is below 2**31.")
     return value
 
 
@@ -412,27 +413,17 @@ def restored(directory: str | Path, device: str | None = None) -> Run:
     finished = (directory / "card.json").exists()
     if not finished and _orphans(directory / "checkpoint"):
         raise ValueError(
-            f"{directory / 'checkpoint'} has weights but no manifest.json: restore it from a copy."
+            f"{directory / 'checkpoint'} has weights but no manifest.json: either a run writes its "
+            "first checkpoint just now, or it is incomplete; then restore it from a copy."
         )
-    with _generators_kept():  # a run seeds, and a checkpoint sets, those that the caller uses too
+    # A run seeds, and a checkpoint sets, generators that the caller uses too.
+    with environment.generators_kept():
         run = Run(config, directory, device)
         if finished:
             run.load_final()
-        elif not run.resume():
+        elif not run.resume(aside=False):
             raise ValueError(f"The run in {directory} has no checkpoint yet: resume it first.")
     return run
-
-
-@contextmanager
-def _generators_kept() -> Iterator[None]:
-    """Give the global generators of torch's CPU, numpy and Python back as they were."""
-    before = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
 
 
 class Run:
@@ -450,6 +441,7 @@ class Run:
         self.device = self.here.device or environment.choose_device(device)
         self.advice = environment.choose_threads()
         if self.device.type == "cuda":  # the card names the peak of this run
+            torch.cuda.init()  # which the next line leaves out where the device has a number
             torch.cuda.reset_peak_memory_stats(self.device)
         training.hold_memory()  # faster on a CPU, and bit for bit the same
         environment.seed_everything(config.seed)
@@ -474,15 +466,17 @@ class Run:
         content = {"format": FORMAT, "version": VERSION} | asdict(self.config)
         store(self.directory / "config.json", text(content))
 
-    def resume(self) -> bool:
+    def resume(self, aside: bool = True) -> bool:
         """Load the checkpoint, if there is one.
 
         One without its manifest, as an incomplete copy leaves it, is kept aside for whoever finds
-        the manifest; a kill before the first checkpoint was complete leaves the same.
+        the manifest; a kill before the first checkpoint was complete leaves the same. That is for
+        those who train here and hold the lock; others set `aside` to False, since a run may be
+        writing that checkpoint.
         """
         where = self.directory / "checkpoint"
         if not (where / "manifest.json").exists():
-            if _orphans(where):
+            if aside and _orphans(where):
                 kept = next(
                     path
                     for i in itertools.count(1)
@@ -496,7 +490,7 @@ class Run:
                     file=sys.stderr,
                 )
             # What was timed and warned of belongs to updates that are lost.
-            self.log |= {"seconds": 0.0, "warnings": []}
+            self.log |= {"seconds": 0.0, "warnings": [], "peak_memory_mib": 0.0}
             return False
         state = self.model.state
         training.load_checkpoint(state, self.model.batches, self.directory / "checkpoint")
@@ -531,9 +525,13 @@ class Run:
             print(
                 "This run began on another machine or other versions: it goes on, not bit for bit."
             )
+        if self.log["sessions"] and self.log["sessions"][-1]["machine"] != machine:
+            self.log["peak_memory_mib"] = 0.0  # of other memory, or measured in another way
         self.log["sessions"] = [*self.log["sessions"], {"from": state.step, "machine": machine}]
         self.before, self.began = self.log["seconds"], time.perf_counter()
-        self.looked, self.written, self.progress = state.step, 0, progress
+        # Where the last look was; a checkpoint of Ctrl-C lies behind it.
+        self.looked = state.step - state.step % config.every
+        self.written, self.progress = 0, progress
         if progress and self.advice:
             print(self.advice, file=sys.stderr)
         if progress and config.profile == "gpu" and self.device.type == "cpu":
@@ -551,16 +549,34 @@ class Run:
                 progress=progress,
                 label=config.recipe,
                 show_rate=True,
-                agree=self.here.agree,
+                agree=self._agree,
             )
         finally:
-            self._write_log()
+            # The time of updates that are lost would be counted again when they are repeated.
+            if self._saved_step() == state.step:
+                self._write_log()
             if self.writer is not None:
-                self.writer.close()
+                with self._scalars_guarded():
+                    self.writer.close()
         state.samples.clear()
 
-    def _store(self, name: str, content: bytes) -> None:
-        """Write a file of the directory, which must still be there.
+    def _agree(self, pressed: bool) -> bool:
+        """Whether all stop here; then there must be a directory for the checkpoint that follows."""
+        stop = self.here.agree(pressed)
+        if stop:
+            self._require_directory()
+        return stop
+
+    def _saved_step(self) -> int | None:
+        """The update of the checkpoint on the disk."""
+        try:
+            manifest = self.directory / "checkpoint" / "manifest.json"
+            return json.loads(manifest.read_bytes())["step"]
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def _require_directory(self) -> None:
+        """Raise an OSError where the directory is gone.
 
         A drive that is no longer mounted leaves an empty folder behind. To make the directory anew
         in it would hide that until the session ends, and the files with it; and a drive is not
@@ -574,6 +590,10 @@ class Run:
                 "checkpoint",
                 str(self.directory),
             )
+
+    def _store(self, name: str, content: bytes) -> None:
+        """Write a file of the directory, which must still be there."""
+        self._require_directory()
         try:
             store(self.directory / name, content)
         except OSError as error:
@@ -626,12 +646,13 @@ class Run:
             self.scalars = self.writer is not None
             if not self.scalars:
                 return
-        for name, values in state.history.items():
-            for step, value in curve(values, size):
-                whole = step % size == 0 or step == self.config.steps
-                if whole and step > self.written:
-                    self.writer.add_scalar(name, value, step)
-        self.writer.flush()
+        with self._scalars_guarded():
+            for name, values in state.history.items():
+                for step, value in curve(values, size):
+                    whole = step % size == 0 or step == self.config.steps
+                    if whole and step > self.written:
+                        self.writer.add_scalar(name, value, step)
+            self.writer.flush()
         self.written = state.step // size * size
 
     def _scalar_writer(self) -> Any:
@@ -646,18 +667,36 @@ class Run:
         # Of every kind, since it may not fit the numpy or protobuf that lie beside it; no reason to
         # end a run that has trained until here.
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
-            print(
-                f"\nTensorBoard is installed but cannot be used here ({reason}): the run goes on "
-                "and writes no scalars for it; they are on its card in the end.",
-                file=sys.stderr,
-            )
+            self._tell_of_scalars("cannot be used here", error)
             return None
+
+    @contextmanager
+    def _scalars_guarded(self) -> Iterator[None]:
+        """Go on without TensorBoard when it fails; its thread raises what befell its file."""
+        try:
+            yield
+        except Exception as error:
+            self._tell_of_scalars("cannot write its file", error)
+            self.writer, self.scalars = None, False
+
+    def _tell_of_scalars(self, trouble: str, error: Exception) -> None:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
+        print(
+            f"\nTensorBoard is installed but {trouble} ({reason}): the run goes on and writes no "
+            "scalars for it; they are on its card in the end.",
+            file=sys.stderr,
+        )
 
     def _write_log(self) -> None:
         seconds = self.before + time.perf_counter() - self.began
+        self.log["peak_memory_mib"] = self._peak_memory()
         self._store("log.json", text(self.log | {"seconds": round(seconds, 3)}))
         self.log["seconds"] = seconds
+
+    def _peak_memory(self) -> float | None:
+        """The largest of all sessions; None where the system does not say."""
+        now, before = peak_memory(self.device), self.log["peak_memory_mib"]
+        return before or None if now is None else max(now, before or 0.0)
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """By file name, the state of every module that has one, averages included."""
@@ -743,7 +782,7 @@ class Run:
             "images_per_second": round(
                 state.step * self.model.batches.batch_size / max(seconds, 1e-9), 1
             ),
-            "peak_memory_mib": peak_memory(self.device),
+            "peak_memory_mib": self._peak_memory(),
             "sessions": self.log["sessions"],
             "evaluation": {"seconds": round(self.evaluating, 1)},
             **circumstances(self.device, self.here.count),
@@ -817,10 +856,11 @@ def stored_card(directory: Path) -> dict[str, Any]:
 def _stored_log(directory: Path) -> dict[str, Any]:
     path = directory / "log.json"
     if not path.exists():
-        return {"seconds": 0.0, "sessions": [], "warnings": []}
+        return {"seconds": 0.0, "sessions": [], "warnings": [], "peak_memory_mib": 0.0}
     try:
         log = json.loads(path.read_bytes())
-        return {key: log[key] for key in ("seconds", "sessions", "warnings")}
+        kept = {key: log[key] for key in ("seconds", "sessions", "warnings")}
+        return kept | {"peak_memory_mib": log.get("peak_memory_mib")}
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} is damaged: delete it (times and warnings are lost).") from None
 

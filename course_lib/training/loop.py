@@ -224,16 +224,16 @@ def _interrupt_between_steps() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False  # Python gives signals to the main thread alone
         return
-    pressed = threading.Event()
+    pressed: list[int] = []  # no lock, such as an Event has: a second Ctrl-C may come in here
 
     def note(number: int, frame: Any) -> None:
-        if pressed.is_set():
+        pressed.append(number)
+        if len(pressed) > 1:
             raise KeyboardInterrupt
-        pressed.set()
 
     before = signal.signal(signal.SIGINT, note)
     try:
-        yield pressed.is_set
+        yield lambda: bool(pressed)
     finally:
         # None: a handler that was not set from Python and cannot be set back.
         signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)

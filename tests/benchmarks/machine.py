@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import platform
-import resource
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from course_lib import plotting
+from course_lib import environment, plotting
 
 
 def processor() -> str:
@@ -22,19 +21,8 @@ def processor() -> str:
 
 
 def peak_mib(forget: bool = False) -> float:
-    """Largest resident memory of this process so far, in MiB.
-
-    `forget` makes the memory of this moment the largest so far, where the system can do that.
-    """
-    with contextlib.suppress(OSError):
-        if forget:
-            Path("/proc/self/clear_refs").write_text("5")
-        # The usage of a child that `resource` tells begins with its parent's; this one does not.
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) / 2**10
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    """As `environment.peak_resident_mib`, on systems that tell it."""
+    return environment.peak_resident_mib(forget) or math.nan
 
 
 def bars(

@@ -453,6 +453,7 @@ def test_a_set_that_cannot_be_had_ends_in_its_sentence_and_writes_nothing(
         ({"settings": {"width": "wide"}}, "width=wide does not fit: width is a whole number"),
         ({"settings": {"width": 2.5}}, "whole number"),
         ({"settings": {"width": "0"}}, "width is at least 1"),
+        ({"settings": {"width": str(10**20)}}, r"width is below 2\*\*31"),
         ({"settings": {"learning_rate": "nan"}}, "finite number"),
         ({"settings": {"data": "cifar10"}}, "data is one of mnist, fashion_mnist"),
         ({"steps": 0}, "at least 1"),
@@ -505,6 +506,12 @@ def test_what_several_processes_cannot_split_is_refused_before_the_run_begins(tm
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("words", [["train", "vae_mnist", "--out"], ["sample"]])
+def test_a_home_that_is_nobodys_is_told_in_a_sentence(words, capsys):
+    assert command_line.main([*words, "~nobody-of-this-name/run"]) == 2
+    assert "a mistake behind the ~" in capsys.readouterr().err
+
+
 def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path):
     (tmp_path / "run").write_text("mine")
     with pytest.raises(ValueError, match="is a file: name a directory with --out"):
@@ -528,6 +535,7 @@ def test_a_setting_of_the_run_may_be_said_again_when_it_is_resumed(tmp_path):
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate ..."),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ..."),
         RuntimeError("DefaultCPUAllocator: not enough memory: you tried to ..."),  # Windows
+        RuntimeError("Storage size calculation overflowed with sizes=[9000000000000000000]"),
     ],
 )
 def test_a_full_device_is_told_in_a_sentence(error, tmp_path, monkeypatch, capsys):
@@ -656,7 +664,7 @@ def test_a_checkpoint_without_its_manifest_is_kept_aside(half, capsys):
         return {path.name: content for path, content in files(folder).items()}
 
     before = names(checkpoint)
-    with pytest.raises(ValueError, match=r"weights but no manifest\.json: restore it"):
+    with pytest.raises(ValueError, match=r"weights but no manifest\.json: either a run"):
         runs.sample(half)
     runs.train("vae_mnist", out=half, resume=True, progress=False)
     kept = half / "checkpoint-without-manifest-1"
@@ -666,6 +674,120 @@ def test_a_checkpoint_without_its_manifest_is_kept_aside(half, capsys):
     kept.rename(checkpoint)
     (checkpoint / "manifest.json").write_bytes(manifest)
     assert runs.Run(runs.restored(half).config, half).resume()
+
+
+def test_a_reader_leaves_a_first_checkpoint_that_is_being_written_alone(half, monkeypatch):
+    """The manifest comes last; a reader that finds weights without one must not move them."""
+    (half / "checkpoint" / "manifest.json").unlink()
+    before = files(half)
+    seen = iter([False])  # the first look came before the weights
+    monkeypatch.setattr(runs, "_orphans", lambda checkpoint: next(seen, True))
+    with pytest.raises(ValueError, match="has no checkpoint yet"):
+        runs.sample(half)
+    assert files(half) == before
+
+
+def test_ctrl_c_after_the_drive_has_gone_makes_no_directory(tmp_path, monkeypatch):
+    """A drive is not mounted again over a folder that holds files."""
+    drive, step = tmp_path / "drive", training.vae_step
+
+    def stepping(state, *arguments, **options):
+        if state.step == 33:
+            monkeypatch.undo()
+            drive.rename(tmp_path / "elsewhere")
+            drive.mkdir()
+            signal.raise_signal(signal.SIGINT)
+        return step(state, *arguments, **options)
+
+    monkeypatch.setattr(training, "vae_step", stepping)
+    with pytest.raises(OSError, match="The directory of this run is gone"):
+        runs.train("vae_mnist", out=drive / "run", progress=False, **WANTED)
+    assert list(drive.iterdir()) == []
+    drive.rmdir()
+    (tmp_path / "elsewhere").rename(drive)
+    card = runs.train("vae_mnist", out=drive / "run", resume=True, progress=False)
+    assert [s["from"] for s in card["sessions"]] == [0, 30]
+
+
+def test_warnings_of_an_interrupted_run_are_those_of_one_that_was_not(tmp_path, monkeypatch):
+    settings = {"data": "digits", "width": 8, "samples": 20, "learning_rate": 1e-9}
+    settings |= {"discriminator_learning_rate": 1e-2}
+    wanted = {"profile": "smoke", "steps": 40, "every": 10, "settings": settings, "progress": False}
+    whole = runs.train("dcgan_mnist", out=tmp_path / "whole", **wanted)
+    with monkeypatch.context() as patched:
+        patched.setattr(runs.Run, "_look", interrupt_at(runs.Run._look, 20))
+        with pytest.raises(KeyboardInterrupt):  # after update 21: between two looks
+            runs.train("dcgan_mnist", out=tmp_path / "cut", **wanted)
+    resumed = runs.train("dcgan_mnist", out=tmp_path / "cut", resume=True, **wanted)
+    assert whole["warnings"] and resumed["warnings"] == whole["warnings"]
+
+
+def test_time_of_updates_that_are_lost_is_not_counted(tmp_path, monkeypatch):
+    """They are repeated, and counted then."""
+    step, log = training.vae_step, tmp_path / "run" / "log.json"
+
+    def stepping(state, *arguments, **options):
+        if state.step == 33:
+            monkeypatch.undo()
+            raise RuntimeError(log.read_text())
+        return step(state, *arguments, **options)
+
+    monkeypatch.setattr(training, "vae_step", stepping)
+    with pytest.raises(RuntimeError) as caught:
+        runs.train("vae_mnist", out=tmp_path / "run", progress=False, **WANTED)
+    assert log.read_text() == str(caught.value)
+    card = runs.train("vae_mnist", out=tmp_path / "run", resume=True, progress=False)
+    assert card["sessions"][1]["from"] == 30
+    assert card["wall_seconds"] > json.loads(str(caught.value))["seconds"] - 0.1
+
+
+def test_the_memory_on_the_card_is_that_of_the_largest_session(half, monkeypatch):
+    monkeypatch.setattr(runs, "peak_memory", lambda device: 12.5)
+    log = json.loads((half / "log.json").read_text())
+    assert log["peak_memory_mib"] > 50
+    card = runs.train("vae_mnist", out=half, resume=True, progress=False)
+    assert card["peak_memory_mib"] == log["peak_memory_mib"]
+
+
+def test_a_log_without_memory_is_read(half):
+    """Earlier runs did not store it."""
+    log = json.loads((half / "log.json").read_text())
+    del log["peak_memory_mib"]
+    (half / "log.json").write_text(json.dumps(log))
+    card = runs.train("vae_mnist", out=half, resume=True, progress=False)
+    assert card["peak_memory_mib"] > 50
+
+
+@pytest.mark.parametrize("recipe", ["gan_mnist_parzen"])
+def test_a_rate_that_falls_to_nothing_ends_no_run(recipe, tmp_path):
+    """2 to the power of 1,024 is more than a float can be."""
+    settings = {"data": "digits", "held_out": 100, "learning_rate_decay": 2.0}
+    config = runs.configure(recipe, "smoke", settings=settings)
+    model = runs.Run(config, tmp_path).model
+    model.state.step = 5000
+    before = [p.clone() for p in model.state.modules["generator"].parameters()]
+    for group in model.state.optimizers["generator"].param_groups:
+        group["lr"] = 1.0
+    model.step(model.state, next(iter(model.batches)))
+    assert model.state.optimizers["generator"].param_groups[0]["lr"] == 0.0
+    after = list(model.state.modules["generator"].parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_a_gpu_with_a_number_is_initialised_before_its_memory_is_counted(tmp_path, monkeypatch):
+    """torch does so by itself only where the device has no number."""
+    called = []
+    monkeypatch.setattr(environment, "choose_device", lambda name: torch.device("cuda:1"))
+    monkeypatch.setattr(torch.cuda, "init", lambda: called.append("init"))
+
+    def reset(device):
+        called.append("reset")
+        raise RuntimeError("far enough")
+
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    with pytest.raises(RuntimeError, match="far enough"):
+        runs.Run(runs.configure("vae_mnist", "smoke", settings=SMALL), tmp_path, "cuda:1")
+    assert called == ["init", "reset"]
 
 
 def test_a_run_begun_anew_has_the_time_and_warnings_of_its_own_updates(half):
@@ -778,6 +900,23 @@ def test_a_broken_tensorboard_costs_its_scalars_and_not_the_run(tmp_path, monkey
     told = capsys.readouterr().err
     assert told.count("TensorBoard is installed but cannot be used here") == 1
     assert "(RuntimeError: module was compiled against NumPy 2.0): the run goes on" in told
+
+
+@pytest.mark.parametrize("failing", ["add_scalar", "flush", "close"])
+def test_a_tensorboard_that_fails_later_costs_its_scalars_and_not_the_run(
+    failing, finished, tmp_path, monkeypatch, capsys
+):
+    """What befell its file in its own thread is raised by whichever call comes next."""
+    module = pytest.importorskip("torch.utils.tensorboard", reason="needs tensorboard")
+
+    def fail(self, *arguments):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "events")
+
+    monkeypatch.setattr(module.SummaryWriter, failing, fail)
+    card = runs.train("vae_mnist", out=tmp_path / "run", progress=False, **WANTED)
+    assert card["weights"] == finished[1]["weights"]
+    told = capsys.readouterr().err
+    assert told.count("TensorBoard is installed but cannot write its file") == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs the locks of a POSIX system")
