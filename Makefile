@@ -40,10 +40,10 @@ VARIANT ?= $(filter-out laptop,$(PROFILE))
 
 results: .venv/installed
 	@failed=; for seed in $(SEEDS); do for recipe in $(RECIPES); do \
-		out=$(RUNS)/$$recipe-$(PROFILE)-seed$$seed; \
-		{ test -f $$out/card.json || $(BIN)/python -m course_lib train $$recipe \
-			--profile $(PROFILE) --seed $$seed --out $$out --resume; } && \
-		$(BIN)/python -m course_lib publish $$out $(if $(VARIANT),--variant $(VARIANT)) \
+		out="$(RUNS)/$$recipe-$(PROFILE)-seed$$seed"; \
+		{ test -f "$$out/card.json" || $(BIN)/python -m course_lib train $$recipe \
+			--profile $(PROFILE) --seed $$seed --out "$$out" --resume; } && \
+		$(BIN)/python -m course_lib publish "$$out" $(if $(VARIANT),--variant $(VARIANT)) \
 			|| { test $$? -ne 130 || exit 130; failed="$$failed $$out"; }; \
 	done; done; \
 	$(BIN)/python -m course_lib readme || exit 1; \

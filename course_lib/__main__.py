@@ -23,7 +23,12 @@ def run_command(options: argparse.Namespace) -> int:
     """Execute lectures; write executed copies and HTML; print a table."""
     root = notebooks.require_root()
     profile = Profile(options.profile).name
-    build = Path(options.build) if options.build else root / "build" / profile
+    build = Path(options.build).expanduser() if options.build else root / "build" / profile
+    if build.resolve() == (root / "notebooks").resolve():
+        raise ValueError(
+            f"--build {options.build} would write executed copies over the lectures: name another "
+            "folder. (--store outputs stores what they print.)"
+        )
     _require_folder(build, "--build")
     runs = list(notebooks.run_lectures(root, options.names, profile, build, options.store or ""))
     print()
@@ -57,7 +62,9 @@ def badges_command(options: argparse.Namespace) -> int:
     for path in changed:
         print(f"{'differs' if options.check else 'updated'}: {path.name}")
     if not changed:
-        print("All badges and set-up cells agree with pyproject.toml.")
+        print("All badges and set-up cells of the lectures agree with pyproject.toml.")
+    elif not options.check:
+        print("Those of the exercises: python -m course_lib exercises build")
     return 1 if changed and options.check else 0
 
 
@@ -113,7 +120,7 @@ def score_command(options: argparse.Namespace) -> int:
     print(result)
     if options.json:
         text = json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n"
-        notebooks.write_text(Path(options.json), text)
+        notebooks.write_text(Path(options.json).expanduser(), text)
     return 0
 
 
@@ -264,7 +271,7 @@ def animation_command(options: argparse.Namespace) -> int:
     from course_lib.data import DataUnavailableError
     from course_lib.recipes import animation
 
-    out = Path(options.out) if options.out else None
+    out = Path(options.out).expanduser() if options.out else None
     if out is None:
         out = notebooks.require_root() / "data" / "noise_to_digits.gif"
     if out.is_dir() or not out.resolve().parent.is_dir():
@@ -291,12 +298,12 @@ def exercises_command(options: argparse.Namespace) -> int:
 
     root = notebooks.require_root()
     if options.action == "list":
-        print(assignments.table(root))
+        print(assignments.table(root, options.names))
         return 0
     if options.action == "bundle":
         if not options.names:
             raise ValueError("Say which set to bundle: python -m course_lib exercises bundle 04")
-        folder = Path(options.out) if options.out else root / "build" / "exercises"
+        folder = Path(options.out).expanduser() if options.out else root / "build" / "exercises"
         _require_folder(folder, "--out")
         for name in options.names:
             print(f"{assignments.bundle(root, name, folder)}")

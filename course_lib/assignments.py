@@ -181,11 +181,11 @@ def chosen(root: Path, names: list[str] | None) -> list[Path]:
 # ---------------------------------------------------------------------------- table, bundles
 
 
-def table(root: Path) -> str:
-    """The exercises as a table of Markdown, and their sum."""
+def table(root: Path, names: list[str] | None = None) -> str:
+    """The exercises as a table of Markdown, and their sum; `names` as in `chosen`."""
     lines = ["| | exercise | kind | minutes | points |", "|---|---|---|---|---|"]
     every: list[Entry] = []
-    for path in sources(root):
+    for path in chosen(root, names):
         link = f"notebooks/exercises/{path.name}"
         for entry in entries(notebooks.read_notebook(path)):
             every.append(entry)
@@ -228,8 +228,7 @@ def bundle(root: Path, name: str, folder: Path) -> Path:
         raise ValueError(f"Several sets begin with {name}: {', '.join(p.stem for p in paths)}.")
     stem = paths[0].stem
     content = {
-        f"{stem}/{stem}.ipynb": json.dumps(student_version(paths[0]), ensure_ascii=False, indent=1)
-        + "\n",
+        f"{stem}/{stem}.ipynb": student_path(root, stem).read_text(encoding="utf-8"),
         f"{stem}/README.md": readme(root, paths[0]),
     }
     memory = io.BytesIO()

@@ -89,7 +89,8 @@ def _device() -> Iterator[Finding]:
         )
         return
     yield Finding(f"one training step on {device.type}, {torch.get_num_threads()} threads", True)
-    if device.type == "cpu" and shutil.which("nvidia-smi") and torch.version.cuda:
+    unused = device.type == "cpu" and torch.version.cuda and not torch.cuda.is_available()
+    if unused and shutil.which("nvidia-smi"):
         yield Finding(
             "an NVIDIA driver is installed, but torch cannot use it",
             False,

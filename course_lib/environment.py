@@ -348,7 +348,7 @@ def peak_resident_mib(forget: bool = False) -> float | None:
 def git_commit() -> str:
     """Short name of the commit in use, or ``none``; ``+`` behind it when files differ from it."""
     root = repository_root()
-    if root is None:
+    if root is None or not (root / ".git").exists():  # git would name the repository around it
         return "none"
     try:
         run = subprocess.run(

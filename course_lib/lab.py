@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 HOST, PORT = "127.0.0.1", 8888
 # Parts of nbgrader, where it is installed, that would warn of the absence of a course to grade.
@@ -25,7 +26,7 @@ FOR_TEACHERS = [
 
 
 def folder_and_start(path: str | None) -> tuple[Path, str]:
-    """The folder that the file browser shows, and the page that opens first.
+    """The folder that the file browser shows, and the page that opens first, as in an address.
 
     Args:
         path: a notebook, a folder, or None for the first lecture. A notebook of the course opens in
@@ -38,7 +39,7 @@ def folder_and_start(path: str | None) -> tuple[Path, str]:
 
     if path is None:
         root = require_root()
-        return root, f"/lab/tree/{lecture_paths(root)[0].relative_to(root).as_posix()}"
+        return root, f"/lab/tree/{quote(lecture_paths(root)[0].relative_to(root).as_posix())}"
     chosen = Path(path).resolve()
     if chosen.is_dir():
         return chosen, "/lab"
@@ -52,7 +53,7 @@ def folder_and_start(path: str | None) -> tuple[Path, str]:
     except FileNotFoundError:
         root = chosen.parent
     folder = root if chosen.is_relative_to(root) else chosen.parent
-    return folder, f"/lab/tree/{chosen.relative_to(folder).as_posix()}"
+    return folder, f"/lab/tree/{quote(chosen.relative_to(folder).as_posix())}"
 
 
 def has_browser(environment: Mapping[str, str], system: str) -> bool:
@@ -175,7 +176,9 @@ def serve(folder: str, page: str, port: int, browser: bool) -> None:
             *(f"--ServerApp.jpserver_extensions={name}=False" for name in FOR_TEACHERS),
         ]
     )
-    address = f"http://{HOST}:{app.port}{app.base_url.rstrip('/')}{page}?token={token}"
+    address = (
+        f"http://{HOST}:{app.port}{app.base_url.rstrip('/')}{page}?token={quote(token, safe='')}"
+    )
     text = welcome(address, port, app.port, os.environ, browser)
     app.io_loop.add_callback(print, text, flush=True)  # runs when the port is bound
     app.start()

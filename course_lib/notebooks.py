@@ -117,7 +117,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file aside, then rename it into place."""
+    """Write a file aside, then rename it into place; a link stays one, and so does a device."""
+    path = path.resolve()
+    if path.exists() and not (path.is_file() or path.is_dir()):  # such as /dev/null
+        path.write_bytes(content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -392,7 +396,7 @@ def update_thumbnails(root: Path, write: bool = True) -> list[Path]:
             changed.append(target)
             if write:
                 write_file(target, picture)
-    for other in sorted(set(folder.glob("*")) - set(paths)):
+    for other in sorted(set(folder.glob("[0-9]*.png")) - set(paths)):
         changed.append(other)
         if write:
             other.unlink()
@@ -570,11 +574,18 @@ def execute(
     variables = {**os.environ, "COURSE_PROFILE": profile, **(environment or {})}
     # Debuggers warn about frozen modules in every kernel's output otherwise.
     variables.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    # The kernel works in another folder, where a relative one would be another.
+    for name in ("COURSE_CACHE", "COURSE_MIRROR", "COURSE_OUTPUT"):
+        if variables.get(name):
+            variables[name] = str(Path(variables[name]).expanduser().absolute())
     start = time.perf_counter()
     memory = None
+    # What a kernel says of itself matters where it does not start; one that is interrupted says
+    # much about its own insides.
+    said = tempfile.TemporaryFile()
     try:
         # A manager that is handed over keeps its kernel alive unless the end is asked for.
-        with client.setup_kernel(env=variables, cleanup_kc=True):
+        with client.setup_kernel(env=variables, cleanup_kc=True, stderr=said):
             memory = _PeakMemory(manager.provisioner.pid)
             memory.start()
             for index, cell in enumerate(notebook.cells):
@@ -586,8 +597,12 @@ def execute(
     except DeadKernelError:
         run.error = "the kernel died, often for lack of memory"
     except RuntimeError as error:
-        run.error = f"the kernel did not start ({error}); try: python -m course_lib doctor"
+        said.seek(0)
+        last = said.read().decode(errors="replace").strip().splitlines()[-1:]
+        told = "; ".join([str(error).rstrip("."), *last])
+        run.error = f"the kernel did not start ({told}); try: python -m course_lib doctor"
     finally:
+        said.close()
         if memory:
             memory.stopped.set()
     run.seconds = time.perf_counter() - start
@@ -659,12 +674,24 @@ def _joined_streams(outputs: list[Any]) -> list[Any]:
 def store(run: Run, root: Path, outputs: bool = True) -> None:
     """Put a run into the repository: its time and memory, and its outputs where asked.
 
+    Text that was changed since the run began stays as it is now.
+
     Raises:
-        ValueError: the run failed; nothing is stored then.
+        ValueError: the run failed, or the code was changed meanwhile; nothing is stored then.
     """
     if run.error:
         raise ValueError(f"{run.path.name} failed and is not stored: {run.error}")
-    notebook = clean(run.notebook) if outputs else read_notebook(run.path)
+    notebook = read_notebook(run.path)
+    if source_hash(notebook) != source_hash(run.notebook):
+        raise ValueError(
+            f"its code was changed while {run.path.name} ran: run it again to store it"
+        )
+    if outputs:
+        both = zip(_own_code(notebook), _own_code(run.notebook), strict=True)
+        for cell, executed in both:
+            cell["outputs"] = json.loads(json.dumps(executed["outputs"]))
+            cell["execution_count"] = executed["execution_count"]
+        notebook = clean(notebook)
     record = notebook["metadata"].setdefault("course", {})
     if outputs:
         record["source_hash"] = source_hash(notebook)
@@ -678,6 +705,10 @@ def store(run: Run, root: Path, outputs: bool = True) -> None:
     record["runs"] = runs
     fresh = with_generated_cells(json.loads(json.dumps(notebook)), run.path, Address.of(root))
     write_notebook(run.path, fresh)
+
+
+def _own_code(notebook: dict[str, Any]) -> list[dict[str, Any]]:
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
 
 
 def to_html(notebook: dict[str, Any], title: str) -> str:
@@ -738,7 +769,10 @@ def run_lectures(
         write_text(build / path.name, json.dumps(clean(run.notebook), ensure_ascii=False, indent=1))
         write_text(build / f"{path.stem}.html", to_html(run.notebook, path.stem))
         if store_as and not run.error:
-            store(run, root, outputs=store_as == "outputs")
+            try:
+                store(run, root, outputs=store_as == "outputs")
+            except ValueError as error:
+                run.error = str(error)
         print(f"{chr(13) if live else ''}{head}: {_outcome(run)}        ", flush=True)
         yield run
 

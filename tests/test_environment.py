@@ -272,3 +272,24 @@ def test_the_memory_of_a_child_is_not_its_parents():
     if not Path("/proc/self/status").exists():
         pytest.skip("this system tells only what `resource` tells")
     assert 20 < float(below.stdout) < float(alone.stdout) + 150
+
+
+def test_a_download_inside_another_repository_has_no_commit(tmp_path, monkeypatch):
+    """Git would name the commit of the repository around it."""
+    for words in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "-m", "outer"]):
+        who = ["-c", "user.name=n", "-c", "user.email=n@example.org"]
+        subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True)
+    (tmp_path / "course").mkdir()
+    monkeypatch.setattr(environment, "repository_root", lambda: tmp_path / "course")
+    assert environment.git_commit() == "none"
+    monkeypatch.setattr(environment, "repository_root", lambda: tmp_path)
+    assert environment.git_commit() != "none"
+
+
+def test_a_gpu_that_is_not_wanted_is_no_trouble(monkeypatch):
+    monkeypatch.setenv("COURSE_DEVICE", "cpu")
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    for works in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda works=works: works)
+        assert all(finding.good for finding in doctor._device()) == works

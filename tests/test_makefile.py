@@ -68,3 +68,9 @@ def test_results_go_on_after_a_run_that_fails_and_name_it(tmp_path, fails):
 def test_results_stop_at_ctrl_c(tmp_path):
     asked, end = made(tmp_path, fails="train vae_mnist", code=130)
     assert end.returncode != 0 and len(asked) == 1
+
+
+def test_results_may_lie_in_a_folder_with_a_space(tmp_path):
+    asked, end = made(tmp_path, f"RUNS={tmp_path}/My Drive/runs")
+    assert end.returncode == 0, end.stderr
+    assert asked[1].endswith(f"publish {tmp_path}/My Drive/runs/vae_mnist-gpu-seed0 --variant gpu")

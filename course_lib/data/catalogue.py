@@ -13,9 +13,10 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from io import StringIO
@@ -396,9 +397,14 @@ def _mend(source: _Source, root: Path) -> str:
 def _read_cache(name: str, source: _Source, split: str, size: int, root: Path) -> ImageSet | None:
     try:
         return source.read(root, split, size, False)
+    except (MemoryError, ImportError):  # neither is the fault of the files
+        raise
     except RuntimeError as error:
         if "not found" in str(error):
             return None
+        elsewhere = ("can't allocate memory", "not enough memory", "operator torchvision::")
+        if any(words in str(error) for words in elsewhere):
+            raise
         raise _damaged(name, root / source.folder) from None
     except OSError as error:
         if error.errno in _DISK:
@@ -419,6 +425,7 @@ def _fill_cache(
 ) -> None:
     """Gather and unpack a set in a folder beside its place in the cache, then move it there."""
     root.mkdir(parents=True, exist_ok=True)
+    _remove_old_parts(root)
     with tempfile.TemporaryDirectory(dir=root, prefix=".partial-") as aside:
         complete = True
         for file, md5 in source.archives():
@@ -443,6 +450,15 @@ def _fill_cache(
                 raise DataUnavailableError(reason, "replace them and try again") from None
             raise RuntimeError(str(error)) from None
         _move_into(Path(aside), root)
+
+
+def _remove_old_parts(root: Path) -> None:
+    """Remove what killed processes left; what was touched in the last day may be at work."""
+    for part in root.glob(".partial-*"):
+        with suppress(OSError):  # another process may remove it as well
+            newest = max(path.stat().st_mtime for path in (part, *part.rglob("*")))
+            if time.time() - newest > 86_400:
+                shutil.rmtree(part)
 
 
 def _require_whole(name: str, file: Path, md5: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Iterator
 from numbers import Integral
 from pathlib import Path
 
@@ -42,7 +44,7 @@ def folder(path: str | Path, image_size: int, channels: int = 3) -> ImageSet:
         raise ValueError(f"image_size={image_size} is no whole number of pixels: choose 1 or more.")
     if not path.is_dir():
         raise FileNotFoundError(f"there is no folder {str(path)!r}: check the path.")
-    files = sorted(file for file in path.rglob("*") if _is_image(file.relative_to(path), file))
+    files = sorted(file for file in _below(path) if _is_image(file.relative_to(path), file))
     if not files:
         raise FileNotFoundError(
             f"no image lies in {str(path)!r}: put files there that end in .png, .jpg or another of "
@@ -83,8 +85,10 @@ def read_image(
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(file) as opened:
+            # Pillow gives a PGM of more than 8 bits as values out of 65535, in a mode of 32 bits.
+            deep = opened.format == "PPM" and opened.mode == "I"
             image = ImageOps.exif_transpose(opened)
-            image = _opaque(_eight_bits(image)).convert("L" if channels == 1 else "RGB")
+            image = _opaque(_eight_bits(image, deep)).convert("L" if channels == 1 else "RGB")
             side = min(image.size) if crop is None else crop
             left, top = (image.width - side) / 2, (image.height - side) / 2
             # Pillow's resize averages over the pixels that it merges.
@@ -93,14 +97,17 @@ def read_image(
     return np.asarray(image).reshape(image_size, image_size, channels)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Greys of 16 or 32 bits or floating point as 8 bits; Pillow's own conversion cuts them off."""
+def _eight_bits(image: Image.Image, deep: bool = False) -> Image.Image:
+    """Greys of 16 or 32 bits or floating point as 8 bits; Pillow's own conversion cuts them off.
+
+    `deep`: the values are known to be out of 65535.
+    """
     if not image.mode.startswith(("I", "F")):
         return image
     values = np.nan_to_num(np.asarray(image).astype(np.float64))
     # The mode "I;16" says how many bits there are; for the others the values have to tell.
-    whites = (65535.0,) if image.mode.startswith("I;16") else (1.0, 255.0, 65535.0)
-    if image.mode == "I":
+    whites = (65535.0,) if deep or image.mode.startswith("I;16") else (1.0, 255.0, 65535.0)
+    if image.mode == "I" and not deep:
         whites = (255.0, 65535.0)
     white = next((w for w in whites if values.max() <= w), values.max())
     return Image.fromarray((values / white * 255).round().clip(0, 255).astype(np.uint8))
@@ -112,6 +119,19 @@ def _opaque(image: Image.Image) -> Image.Image:
         return image
     image = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+
+
+def _below(path: Path) -> Iterator[Path]:
+    """All files below a folder, also behind links to folders; of several ways to one, the first."""
+    seen = set()
+    for place, folders, names in os.walk(path, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(place, name) for name in names)
 
 
 def _is_image(relative: Path, file: Path) -> bool:

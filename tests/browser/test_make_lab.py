@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -218,6 +219,14 @@ def test_a_notebook_opens_in_the_folder_of_the_course_or_in_its_own(tmp_path):
     assert server_side.folder_and_start(str(tmp_path)) == (tmp_path, "/lab")
     with pytest.raises(FileNotFoundError, match="name a notebook or a folder"):
         server_side.folder_and_start(str(tmp_path / "missing.ipynb"))
+
+
+def test_an_address_is_written_as_one(tmp_path):
+    own = tmp_path / "Lecture #1? (mine).ipynb"
+    own.write_text("{}")
+    _, page = server_side.folder_and_start(str(own))
+    assert urllib.parse.urlsplit(page).path == page and " " not in page
+    assert urllib.parse.unquote(page) == f"/lab/tree/{own.name}"
 
 
 def test_a_port_that_is_none_ends_in_a_sentence():

@@ -4,6 +4,7 @@ import errno
 import gzip
 import hashlib
 import http.server
+import os
 import pickle
 import shutil
 import struct
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -274,6 +276,37 @@ def test_damaged_unpacked_files_are_named(tiny_kmnist, tmp_path) -> None:
     (tmp_path / "bin" / "binarized_mnist" / "binarized_mnist.npz").write_bytes(b"PK nonsense")
     with pytest.raises(DataUnavailableError, match="delete that folder and try again"):
         load("binarized_mnist", root=tmp_path / "bin", mirror=tiny_kmnist)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 45 MiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+        RuntimeError("operator torchvision::nms does not exist"),
+    ],
+)
+def test_whole_files_are_not_called_damaged(error, tiny_kmnist, tmp_path, monkeypatch) -> None:
+    """Whoever is told to delete them would lose a good download."""
+    load("kmnist", root=tmp_path / "cache", mirror=tiny_kmnist)
+
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(catalogue, "ImageSet", fail)
+    with pytest.raises(type(error), match=str(error)[:20]):
+        load("kmnist", root=tmp_path / "cache", mirror=tiny_kmnist)
+
+
+def test_what_a_killed_load_left_goes_with_a_later_one(tiny_kmnist, tmp_path) -> None:
+    old, new = (tmp_path / "cache" / f".partial-{word}" for word in ("old", "new"))
+    for place, age in ((old, 2), (new, 0)):  # days; another process may be at work in the new one
+        (place / "KMNIST").mkdir(parents=True)
+        (place / "KMNIST" / "half").write_bytes(b"half")
+        for path in (place, *place.rglob("*")):
+            os.utime(path, (time.time() - age * 86_400 - 60,) * 2)
+    load("kmnist", root=tmp_path / "cache", mirror=tiny_kmnist)
+    assert not old.exists() and new.exists()
 
 
 @pytest.mark.parametrize(

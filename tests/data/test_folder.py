@@ -46,6 +46,14 @@ def test_dark_images_with_16_bits_stay_dark(tmp_path: Path) -> None:
     assert (folder(tmp_path, 8, 1).images == 50).all()
 
 
+@pytest.mark.parametrize("maximum", [65535, 1023])
+def test_a_dark_pgm_of_more_than_8_bits_stays_dark(tmp_path: Path, maximum: int) -> None:
+    grey = round(maximum * 0.003)
+    content = np.full(64, grey, ">u2").tobytes()
+    (tmp_path / "x.pgm").write_bytes(b"P5 8 8 %d\n" % maximum + content)
+    assert (folder(tmp_path, 8, 1).images == round(255 * grey / maximum)).all()
+
+
 def test_transparency_lies_over_white(tmp_path: Path) -> None:
     rgba = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     rgba.save(tmp_path / "1.png")
@@ -104,6 +112,16 @@ def test_sub_folders_are_labels(tmp_path: Path) -> None:
     result = folder(str(tmp_path), 4, channels=1)
     assert result.classes == ("cat", "dog") and result.labels.tolist() == [0, 0, 1]
     assert result.images[:, 0, 0, 0].tolist() == [10, 20, 30] and result.name == tmp_path.name
+
+
+def test_a_class_behind_a_link_is_read_and_a_circle_ends(tmp_path: Path) -> None:
+    for name, grey in (("sets/cat/a.png", 10), ("elsewhere/dog/b.png", 30)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (5, 9), grey).save(tmp_path / name)
+    (tmp_path / "sets" / "dog").symlink_to(tmp_path / "elsewhere" / "dog")
+    (tmp_path / "sets" / "cat" / "again").symlink_to(tmp_path / "sets")
+    result = folder(tmp_path / "sets", 4, channels=1)
+    assert result.classes == ("cat", "dog") and result.images[:, 0, 0, 0].tolist() == [10, 30]
 
 
 def test_what_cannot_work_is_said(tmp_path: Path) -> None:

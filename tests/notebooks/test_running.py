@@ -101,6 +101,59 @@ def test_storing_keeps_outputs_time_and_hash_and_refuses_a_failed_run(checkout):
     assert __main__.main(["badges", "--check"]) == 0, "a stored record needs no second command"
 
 
+def test_storing_keeps_what_the_author_wrote_meanwhile(checkout, capsys):
+    """A run takes minutes, in which text is mended; code that was changed did not run."""
+    path = put(checkout, "01_text", cell("markdown", "old"), cell("code", "print('ran')"))
+    other = put(checkout, "02_code", cell("code", "print('ran')"))
+    root, kept = checkout, {}
+
+    def save(part, old, new):
+        """As JupyterLab saves while the kernel runs."""
+        notebook = notebooks.read_notebook(part)
+        for one in notebook["cells"]:
+            one["source"] = notebooks.source(one).replace(old, new)
+        notebooks.write_notebook(part, notebook)
+        kept[part] = part.read_text(encoding="utf-8")
+
+    for part, old, new in ((path, "old", "new"), (other, "'ran'", "'another'")):
+        run = notebooks.execute(part, "smoke")
+        save(part, old, new)
+        if part is path:
+            notebooks.store(run, root)
+        else:
+            with pytest.raises(ValueError, match=r"was changed while 02_code\.ipynb ran"):
+                notebooks.store(run, root)
+    stored = notebooks.read_notebook(path)
+    assert notebooks.source(stored["cells"][3]) == "new"
+    assert "".join(stored["cells"][4]["outputs"][0]["text"]) == "ran\n"
+    assert other.read_text(encoding="utf-8") == kept[other]
+
+
+def test_executed_copies_are_not_written_over_the_lectures(checkout, capsys):
+    path = put(checkout, "01_good", cell("code", "print(1)"))
+    before = path.read_bytes()
+    assert __main__.main(["run", "--build", str(checkout / "notebooks")]) == 2
+    assert "name another folder" in capsys.readouterr().err and path.read_bytes() == before
+
+
+def test_relative_folders_are_the_same_in_the_kernel(checkout, monkeypatch):
+    """It works in the folder of the notebooks."""
+    names = ("COURSE_CACHE", "COURSE_MIRROR", "COURSE_OUTPUT")
+    for name in names:
+        monkeypatch.setenv(name, "some/folder")
+    monkeypatch.chdir(checkout)
+    tell = f"import os; print([os.environ[n] for n in {names}])"
+    run = notebooks.execute(put(checkout, "01_a", cell("code", tell)), "smoke")
+    assert run.notebook.cells[3].outputs[0].text == f"{[str(checkout / 'some/folder')] * 3}\n"
+
+
+def test_a_cell_that_is_stopped_leaves_the_terminal_clean(checkout, capfd):
+    """An interrupted kernel tells of its own insides."""
+    path = put(checkout, "01_slow", cell("code", "import time; time.sleep(60)"))
+    assert "timed out" in notebooks.execute(path, "smoke", timeout=1).error
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_storing_the_time_leaves_outputs_alone(checkout):
     path = put(checkout, "01_good", cell("code", "print(1)"))
     assert __main__.main(["run", "--profile", "smoke", "--store", "time"]) == 0
@@ -136,9 +189,9 @@ def test_nothing_of_a_kernel_is_left(checkout, tmp_path, monkeypatch, ends):
 def test_a_kernel_that_cannot_start_is_a_failed_run(checkout):
     path = put(checkout, "01_a", cell("code", "1"))
     run = notebooks.execute(
-        path, "smoke", kernel_command=[sys.executable, "-c", "raise SystemExit"]
+        path, "smoke", kernel_command=[sys.executable, "-c", "raise SystemExit('no such thing')"]
     )
-    assert run.error.startswith("the kernel did not start")
+    assert run.error.startswith("the kernel did not start") and "no such thing" in run.error
 
 
 def test_the_profile_comes_from_the_environment(checkout, monkeypatch, capsys):
@@ -252,6 +305,21 @@ def test_broken_files_get_their_sentence(checkout, capsys, break_it, sentence):
     break_it(checkout)
     assert __main__.main(["badges"]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_writing_goes_through_links_and_leaves_devices_devices(tmp_path):
+    target, link = tmp_path / "target.json", tmp_path / "link.json"
+    target.write_text("old")
+    link.symlink_to("target.json")
+    notebooks.write_file(link, b"new")
+    assert link.is_symlink() and target.read_bytes() == b"new"
+    pipe = tmp_path / "pipe"  # a stand-in for /dev/null, which needs no rights to be made
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    notebooks.write_file(pipe, b"new")
+    assert os.read(reader, 9) == b"new" and pipe.is_fifo()
+    os.close(reader)
+    assert {path.name for path in tmp_path.iterdir()} == {"target.json", "link.json", "pipe"}
 
 
 def test_writing_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
