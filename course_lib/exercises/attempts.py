@@ -15,6 +15,7 @@ import itertools
 import linecache
 import math
 import random
+import sysconfig
 import threading
 import time
 import traceback
@@ -28,6 +29,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 SECONDS = 1.5  # for one check
 PATIENCE = 8  # times as long by the clock on the wall, where other work holds up the processor
@@ -94,6 +96,7 @@ class Attempt:
         tried: number of comparisons made.
         answered: whether the function has returned anything yet.
         error: largest error found, as a fraction of what was allowed.
+        given: dtypes of the tensors that the answer was given last.
     """
 
     answer: Callable[..., Any]
@@ -103,6 +106,7 @@ class Attempt:
     tried: int = 0
     answered: bool = False
     error: float = 0.0
+    given: set[torch.dtype] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(1000 + self.seed)
@@ -146,6 +150,7 @@ class Attempt:
         Ends the check where it raises, or changes a tensor, list, dictionary or array it was given.
         """
         self.where = where
+        self.given = {t.dtype for t in _tensors([args, kwargs])}
         given = [_copy(a) for a in args]
         named = {key: _copy(a) for key, a in kwargs.items()}
         try:
@@ -173,6 +178,7 @@ class Attempt:
         tolerance: float = 1e-6,
         mistakes: Mapping[str, Any] | None = None,
         tell: Callable[[], str] | None = None,
+        finer: bool = False,
         **kwargs: Any,
     ) -> Any:
         """The answer's value on these arguments, which must be the right one.
@@ -186,13 +192,15 @@ class Attempt:
                 list of functions, each of which earns the hint.
             tell: what else to say of a wrong value that no mistake explains, such as what the
                 answer makes of simpler input.
+            finer: whether a tensor may come in a higher precision than the right one.
 
         Returns:
             What the answer returned.
         """
         found = self.call(where, *args, **kwargs)
         known = _lazy(mistakes, args, kwargs)
-        self._same(found, _of(right, args, kwargs), tolerance, known, tell=tell)
+        truth = _of(right, args, kwargs)
+        self._same(found, truth, tolerance, known, tell=tell, finer=finer)
         return found
 
     def each(
@@ -202,6 +210,7 @@ class Attempt:
         right: Any,
         mistakes: Sequence[Mapping[str, Any]] = (),
         tolerance: float = 1e-6,
+        finer: bool = False,
     ) -> None:
         """`value` for an answer of several results, each compared by itself.
 
@@ -225,6 +234,7 @@ class Attempt:
                     for form in (forms if isinstance(forms, tuple) else (forms,))
                 ],
                 (found, wanted),
+                finer=finer,
             )
 
     def same(
@@ -245,15 +255,19 @@ class Attempt:
         mistakes: Iterable[tuple[str, Callable[[], Any]]],
         whole: tuple[Any, Any] | None = None,
         tell: Callable[[], str] | None = None,
+        finer: bool = False,
     ) -> None:
         """As `same`; `whole` is all that the answer returned and should have, for their order."""
         self.tried += 1
+        found = _lowered(found, right) if finer else found
         gap = difference(found, right, tolerance)
         if gap is None:
             error = largest_error(found, right)
             self.error = max(self.error, error / tolerance)
             return
         hint, text = gap
+        if hint == "wrong dtype" and not self.given.isdisjoint(t.dtype for t in _tensors(right)):
+            text += " Take dtype and device from the input (torch.zeros_like, x.new_tensor)."
         if near(found, right, tolerance):
             self._generic(hint, text)  # the values are right: no mistake explains them
         # A hint may rest on float32 numbers of the answer; the right value has its own bound.
@@ -345,14 +359,16 @@ class Attempt:
     def any_device(self, where: str, *args: Any, **kwargs: Any) -> None:
         """End unless the answer works on the device of its input, whichever that is.
 
-        The input goes to torch's device "meta", which every machine has and which refuses to be
-        mixed with the CPU. It has no values: what an answer that looks at them (`.item()`, `if`,
-        torch.distributions) would do on a GPU cannot be told, and is not held against it.
+        The input goes to torch's device "meta", which every machine has; `_OneDevice` refuses to
+        mix it with the CPU, as a GPU would. It has no values: what an answer that looks at them
+        (`.item()`, `if`, torch.distributions) would do on a GPU cannot be told, and is not held
+        against it.
         """
         self.where, self.tried = where, self.tried + 1
         moved = [a.to("meta") if isinstance(a, Tensor) else a for a in args]
         try:
-            found = self.answer(*moved, **kwargs)
+            with _OneDevice():
+                found = self.answer(*moved, **kwargs)
         except Exception as error:
             mixed = any(words in str(error) for words in MIXED)
         else:
@@ -364,6 +380,29 @@ class Attempt:
                 "Your function works on the CPU alone: on a GPU it would mix tensors of two "
                 "devices. Take the device from the input (torch.zeros_like, device=x.device).",
             )
+
+
+class _OneDevice(TorchDispatchMode):
+    """Refuses what a GPU refuses: to calculate with tensors of two devices.
+
+    The device "meta" does not do so itself everywhere: which functions of torch take a tensor of
+    the CPU beside one of "meta" (matmul, conv2d, cdist, ...) depends on the version.
+    """
+
+    # A GPU takes indices from the CPU, and copying is what these are for.
+    ALLOWED = ("index", "index_put", "index_put_", "_index_put_impl_", "copy", "copy_", "_to_copy")
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = func.__name__.split(".")[0]
+        if name not in self.ALLOWED and not name.startswith("lift"):
+            # A number in a tensor may lie on the CPU.
+            devices = {t.device.type for t in _tensors([args, kwargs]) if t.ndim}
+            if len(devices) > 1:
+                raise RuntimeError(f"{name}: all tensors should be on the same device.")
+        return func(*args, **kwargs)
 
 
 # ---------------------------------------------------------------------------- comparison
@@ -380,7 +419,8 @@ def difference(
     """None where the values agree, else the name of the generic hint and what was measured.
 
     Tensors must agree in shape and, where `strict`, in dtype. A number may come as a tensor without
-    dimensions.
+    dimensions. Where the right value is an `int`, a float is refused if `strict`; whoever takes
+    floats too for a whole number gives it as `np.int64`.
     """
     if isinstance(right, tuple | list) and not isinstance(right, str):
         return _sequence_difference(found, right, tolerance, strict)
@@ -459,8 +499,13 @@ def _number_difference(
     if strict and isinstance(right, Tensor) and found.dtype != right.dtype:
         return (
             "wrong dtype",
-            f"The values are right, but come as {_name(found)}; {_name(right)} is wanted. Take "
-            "dtype and device from the input (torch.zeros_like, x.new_tensor).",
+            f"The values are right, but come as {_name(found)}; {_name(right)} is wanted.",
+        )
+    if strict and type(right) is int and not _whole(found):
+        kind = f"tensor of {_name(found)}" if isinstance(found, Tensor) else "float"
+        return (
+            "wrong type",
+            f"The value is right, but comes as a {kind}; a whole number (int) is wanted.",
         )
     return None
 
@@ -566,6 +611,23 @@ def _forms(mistakes: Mapping[str, Any] | None) -> Iterator[tuple[str, Any]]:
         yield from ((name, form) for form in (forms if several else [forms]))
 
 
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in a value, a list, a tuple or a dictionary, at any depth."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(part)
+
+
+def _lowered(found: Any, right: Any) -> Any:
+    """A tensor in the precision of the right one, if its own is higher."""
+    if isinstance(found, Tensor) and _real(found) and isinstance(right, Tensor) and _real(right):
+        if torch.finfo(found.dtype).bits > torch.finfo(right.dtype).bits:
+            return found.to(right.dtype)
+    return found
+
+
 def _lazy(
     mistakes: Mapping[str, Any] | None, args: tuple, kwargs: Mapping[str, Any]
 ) -> list[tuple[str, Callable[[], Any]]]:
@@ -599,12 +661,12 @@ def _unchanged(before: Any, after: Any) -> bool:
 
 
 _OWN = Path(__file__).parent
+_STDLIB = sysconfig.get_path("stdlib")
 
 
 def _told(error: BaseException, in_check: bool = False) -> str:
     """What was raised, and at which line of the student's code if it was raised there."""
-    frames = traceback.extract_tb(error.__traceback__)
-    theirs = [f for f in frames if "site-packages" not in f.filename and not _ours(f.filename)]
+    theirs = [f for f in traceback.extract_tb(error.__traceback__) if _theirs(f.filename)]
     text = f"{type(error).__name__}: {error}".strip()
     text = text if len(text) < 300 else text[:297] + "..."
     if not theirs:
@@ -615,8 +677,12 @@ def _told(error: BaseException, in_check: bool = False) -> str:
     return f"Your function raised {text}{place}"
 
 
-def _ours(filename: str) -> bool:
-    return Path(filename).parent == _OWN
+def _theirs(filename: str) -> bool:
+    """Whether a file is the student's: no part of the course, of a package or of Python."""
+    path = Path(filename)
+    if path.is_relative_to(_OWN.parent) or path.is_relative_to(_STDLIB):
+        return False
+    return not {"site-packages", "dist-packages"} & {*path.parts}
 
 
 # ---------------------------------------------------------------------------- running
@@ -645,16 +711,19 @@ class _Bounded(io.TextIOBase):
 
 
 @contextmanager
-def _random_state_kept() -> Iterator[None]:
-    """Leave the global generators of torch, numpy and Python as they were."""
+def _globals_kept() -> Iterator[None]:
+    """Leave the global generators of torch, numpy and Python, and torch's dtype, as they were."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
+    dtype = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         np.random.seed(0)
         random.seed(0)
+        torch.set_default_dtype(torch.float32)  # the checks are written for it
         try:
             yield
         finally:
+            torch.set_default_dtype(dtype)
             np.random.set_state(numpy_state)
             random.setstate(python_state)
 
@@ -678,7 +747,7 @@ def run(check: Callable[[Attempt], None], attempt: Attempt) -> tuple[Stop | None
 
     _warm_up()
     printed, start = _Bounded(), time.perf_counter()
-    with redirect_stdout(printed), redirect_stderr(printed), _random_state_kept(), _quiet():
+    with redirect_stdout(printed), redirect_stderr(printed), _globals_kept(), _quiet():
         thread = threading.Thread(target=_left_quietly, args=(work,), daemon=True)
         thread.start()
         while thread.is_alive() and not _over(thread, time.perf_counter() - start):

@@ -304,6 +304,9 @@ def _draw(mu: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
         "mean over pixels": "Your error is a mean over pixels beside a KL that is a sum over "
         "latents. That multiplies beta by the number of pixels without saying so.",
         "mean over latents": "Your KL is a mean over latents. The contract sums it.",
+        "both averaged": "Both terms are averaged over their own dimensions: pixels and latents "
+        "have different numbers of them, and beta is multiplied by their ratio. The contract sums "
+        "over both.",
         "summed over the batch": "Your loss grows with the batch: sum over pixels and latents, and "
         "average over images.",
         "half of the error": "You halve the squared error. The article's has no 1/2 before it; "
@@ -338,6 +341,9 @@ def mended_article_loss(attempt: Attempt) -> None:
         ],
         "mean over latents": lambda x, m, v, d, e, b: (
             _squares(x, d(_draw(m, v, e))) + b * kl(m, v) / m.shape[1]
+        ).mean(),
+        "both averaged": lambda x, m, v, d, e, b: (
+            _squares(x, d(_draw(m, v, e))) / x[0].numel() + b * kl(m, v) / m.shape[1]
         ).mean(),
         "summed over the batch": lambda x, m, v, d, e, b: len(x) * right(x, m, v, d, e, b),
         "half of the error": lambda x, m, v, d, e, b: (
@@ -403,7 +409,8 @@ def mended_article_loss(attempt: Attempt) -> None:
         "many numbers as the map of one image has.",
         "one image for all codes": "Different codes give the same image.",
         "codes mixed": "One image depends on the code of another. The shape is right, but numbers "
-        "of different codes ended up in one map: the batch must stay the first axis throughout.",
+        "of different codes ended up in one map: the batch must stay the first axis throughout. "
+        "Batch normalisation mixes too, in train mode.",
         "eight times the weights": "The number of images is right, but there are more weights than "
         "one dense layer onto one map and one convolution need. Numbers that are thrown away or "
         "averaged, a deeper map and further layers all cost weights: do without.",
@@ -439,6 +446,10 @@ def mended_article_decoder(attempt: Attempt) -> None:
             slope = torch.autograd.grad(images[0].sum(), z, allow_unused=True)[0]
             attempt.require(slope is not None, "one image for all codes")
             attempt.require(not slope[1:].any(), "codes mixed")
+            # Batch normalisation in eval mode does not mix.
+            slope = torch.autograd.grad(made.train()(z)[0].sum(), z, allow_unused=True)[0]
+            made.eval()
+            attempt.require(slope is None or not slope[1:].any(), "codes mixed")
         needed = (latent + 1) * channels * size**2 + 16 * channels + 1
         count = sum(p.numel() for p in made.parameters())
         attempt.require(

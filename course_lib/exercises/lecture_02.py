@@ -374,8 +374,9 @@ def _slerp(z0: Tensor, z1: Tensor, t: float) -> Tensor:
         "not finite": "With parallel ends the angle is 0 and the formula is 0/0. Rounding can "
         "also put a cosine just above 1, of which acos is NaN. In the limit of a small angle the "
         "arc is the straight line, row by row.",
-        "at the origin": "A small constant in the denominator makes 0/0 a 0: between parallel ends "
-        "your point is the origin. In the limit of a small angle the arc is the straight line.",
+        "at the origin": "A small constant in the denominator, or nan_to_num, makes 0/0 a 0: "
+        "between parallel ends your point is the origin. In the limit of a small angle the arc is "
+        "the straight line.",
         "all straight": "One pair of the batch is parallel, and you walk straight for all of them. "
         "Each row needs its own case (torch.where).",
     },

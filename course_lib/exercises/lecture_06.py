@@ -556,6 +556,7 @@ def mended_image_batch(attempt: Attempt) -> None:
         attempt.value(where, (pixels,), right, mistakes=mistakes, tolerance=1e-5)
     ends = torch.tensor([0, 255, 128, 127], dtype=torch.uint8).view(1, 2, 2, 1)
     attempt.value("the bytes 0, 255, 128, 127", (ends,), right, mistakes=mistakes, tolerance=1e-5)
+    attempt.any_device("another device", ends)
 
 
 # ---------------------------------------------------------------------------- 6.6

@@ -355,6 +355,9 @@ def _vae_step(
         "latents: beta is multiplied by the number of pixels, section 13.9.",
         "KL averaged": "The KL is averaged over the latents, the score is summed over the pixels: "
         "beta is divided by the number of latents.",
+        "both averaged": "Score and KL are averaged over their own dimensions: pixels and latents "
+        "have different numbers of them, and beta is multiplied by their ratio. Sum over both, and "
+        "average over the images.",
         "summed over the batch": "The loss is summed over the batch: each step is as many times "
         "too large as there are images.",
         "variance for deviation": "You multiply the noise by exp(log_var), the variance. The "
@@ -418,6 +421,7 @@ def mended_vae_step(attempt: Attempt) -> None:
         "sigmoid twice": variant(logits=torch.sigmoid),
         "mean over pixels": variant(pixels=lambda s: s.flatten(1).mean(1)),
         "KL averaged": variant(kl_mean=True),
+        "both averaged": variant(pixels=lambda s: s.flatten(1).mean(1), kl_mean=True),
         "summed over the batch": variant(scale=lambda loss: loss.sum()),
         "variance for deviation": variant(width=1.0),
         "no noise": variant(code=lambda mu, draw: mu),

@@ -236,7 +236,8 @@ def _measured(network: nn.Module, images: Tensor, batch: int | None, train: bool
         "last batch dropped": "Rows are missing: the last, smaller batch was left out. The score "
         "would be one of fewer images than it says.",
         "all at once": "You hand the network more images at a time than batch_size. Fifty thousand "
-        "images would not fit into memory.",
+        "images would not fit into memory. (split asks for the size of the parts, chunk for their "
+        "number.)",
         "graph kept": "Your features carry a graph for a backward pass that nobody will ask for; "
         "over many batches it fills the memory.",
     },
@@ -307,6 +308,8 @@ def judge_features(attempt: Attempt) -> None:
     images = attempt.uniform(10, 1, 4, 4, dtype=torch.float32) * 2 - 1
     look("a network in train mode, ten images by four", judge().train(), images, 4)
     look("a network in eval mode, nine images by three", judge().eval(), images[:9], 3)
+    # Here alone a part is too large where batch_size is taken for the number of parts.
+    look("eight images by two", judge().eval(), images[:8], 2)
     look("one image", judge().eval(), images[:1], 4)
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
@@ -52,7 +53,8 @@ def plan_budget(attempt: Attempt) -> None:
 
     def compare(where: str, g: int, d: int, b: int, r: float, t: float, n: int) -> None:
         both = g + d
-        right = (16 * both + 4 * g, r * t / b, r * t / n)
+        # No int: nobody is told that these bytes should not come as a float, like the other two.
+        right = (np.int64(16 * both + 4 * g), r * t / b, r * t / n)
         of_bytes = {
             "weights alone": (4 * both, 4 * both + 4 * g),
             "moments forgotten": (8 * both + 4 * g, 8 * both),
@@ -106,6 +108,9 @@ def plan_budget(attempt: Attempt) -> None:
         "knowing too.",
         "of the mean image": "You compare how the *mean images* vary over their pixels. Averaging "
         "over images first wipes out what is looked for.",
+        "a small number added": "Slightly off, as by a small number that is added to the "
+        "denominator or bounds it from below. For dim images, or pixels in another unit, it is no "
+        "longer small; and the share must not depend on the unit.",
     },
 )
 def variance_share(attempt: Attempt) -> None:
@@ -128,11 +133,23 @@ def variance_share(attempt: Attempt) -> None:
         "channels mixed": ratio(lambda x: x.double().var((0, 1)).mean()),
         "capped": lambda real, fake: min(right(real, fake), 1.0),
         "of the mean image": ratio(lambda x: x.double().mean(0).var()),
+        "a small number added": [
+            form
+            for e in (10.0**-i for i in range(3, 17))
+            for form in (
+                lambda real, fake, e=e: float(of(fake) / (of(real) + e)),
+                lambda real, fake, e=e: float(of(fake) / of(real).clamp(min=e)),
+                lambda real, fake, e=e: float((of(fake) + e) / (of(real) + e)),
+            )
+        ],
     }
     level = attempt.uniform(1, 2, 3, 4) + torch.tensor([0.0, 1.5]).double()[:, None, None]
     real = level + attempt.uniform(8, 2, 3, 4) * attempt.uniform(1, 2, 3, 4)
     fake = level + 0.6 * attempt.uniform(5, 2, 3, 4) * attempt.uniform(1, 2, 3, 4)
     attempt.value("eight real images and five fakes", (real, fake), right, mistakes=mistakes)
+    # Before the others, where a small number added may be below or above what is allowed.
+    dim = 1e-6 * real, 1e-6 * fake
+    attempt.value("the same images, a millionth as bright", dim, right, mistakes=mistakes)
     attempt.value("the two exchanged", (fake, real), right, mistakes=mistakes)
     one = fake[:1].repeat(6, 1, 1, 1)
     attempt.value("one image, six times", (real, one), 0.0, mistakes=mistakes)
@@ -155,6 +172,11 @@ def _net(attempt: Attempt, momentum: float = 0.1) -> nn.Module:
         nn.ReLU(),
         nn.Sequential(nn.Linear(5, 3), nn.BatchNorm1d(3, momentum=momentum)),
     )
+    return _with_statistics(attempt, net)
+
+
+def _with_statistics(attempt: Attempt, net: nn.Module) -> nn.Module:
+    """The network, with weights and running statistics that depend on the seed alone."""
     with torch.no_grad():
         for name, t in net.state_dict().items():
             if name.endswith("num_batches_tracked"):
@@ -269,8 +291,8 @@ def ema_with_buffers(attempt: Attempt) -> None:
     learnt="Statistics must belong to the weights they stand beside. The lecture copies those of "
     "the raw network, which is cheaper; its 'Try it' asks you to measure the difference.",
     hints={
-        "nothing changed": "The running statistics are what they were. Only in train mode does "
-        "batch normalisation write to them.",
+        "nothing changed": "The running statistics are what they were, or those of a fresh layer "
+        "(mean 0, variance 1). Only in train mode does batch normalisation write to them.",
         "not reset": "The old statistics are still in your average, with the weight of all the "
         "batches that they have seen. Begin from nothing.",
         "momentum left": "You begin from nothing but leave the momentum as it is: the fresh "
@@ -278,7 +300,11 @@ def ema_with_buffers(attempt: Attempt) -> None:
         "ones. All batches should weigh the same.",
         "as in training": "This is what ordinary training does: old statistics that move a "
         "little with every batch. Begin from nothing, and let all batches weigh the same. (Or your "
-        "search has found none of the norms: these are of the class BatchNorm1d.)",
+        "search has found none of the norms: test for nn.modules.batchnorm._BatchNorm, the common "
+        "class of BatchNorm1d and BatchNorm2d.)",
+        "one class only": "The norms of the class BatchNorm1d are measured anew, those of "
+        "BatchNorm2d are not. Any batch normalisation is meant: test for the common class, "
+        "nn.modules.batchnorm._BatchNorm.",
         "outermost only": "You treat the norms that are the network's own children and not those "
         "that lie deeper: net.modules() goes through all.",
         "settings changed": "A setting of the network is not what it was: requires_grad of a "
@@ -298,6 +324,7 @@ def recalibrate_batch_norm(attempt: Attempt) -> None:
     """In place: running statistics become the plain average over the given batches."""
     net = _net(attempt, momentum=0.3).eval()
     batches = [attempt.normal(6, 4, dtype=torch.float32) * (1 + i) for i in range(3)]
+    any_norm = nn.modules.batchnorm._BatchNorm
 
     def measured(
         reset: bool = True,
@@ -307,7 +334,7 @@ def recalibrate_batch_norm(attempt: Attempt) -> None:
     ) -> dict[str, Tensor]:
         twin = copy.deepcopy(start)
         for layer in twin.modules() if deep else twin.children():
-            if isinstance(layer, nn.BatchNorm1d):
+            if isinstance(layer, any_norm):
                 if reset:
                     layer.reset_running_stats()
                 layer.momentum = momentum
@@ -328,7 +355,8 @@ def recalibrate_batch_norm(attempt: Attempt) -> None:
     found, before = _state(net), _state(start)
     if not _close(found, before, weights):
         attempt.fail("weights changed")
-    if _close(found, before, names):
+    fresh = {n: torch.full_like(before[n], float(n.endswith("var"))) for n in names}
+    if _close(found, before, names) or _close(found, fresh, names):
         attempt.fail("nothing changed")
     for hint, options in {
         "not reset": {"reset": False},
@@ -344,12 +372,12 @@ def recalibrate_batch_norm(attempt: Attempt) -> None:
         attempt.same(found[name], right[name], 1e-5)
     if any(m.training for m in net.modules()):
         attempt.fail("left in train mode")
-    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm1d)]
+    norms = [m for m in net.modules() if isinstance(m, any_norm)]
     if any(m.momentum != 0.3 for m in norms):
         attempt.fail("momentum not given back")
 
     def settings(net: nn.Module) -> list[Any]:
-        norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm1d)]
+        norms = [m for m in net.modules() if isinstance(m, any_norm)]
         ask = [p.requires_grad for p in net.parameters()]
         return [ask, *((m.eps, m.affine, m.track_running_stats) for m in norms)]
 
@@ -360,6 +388,21 @@ def recalibrate_batch_norm(attempt: Attempt) -> None:
         attempt.fail("mode taken")
     for name in names:
         attempt.same(training_net.state_dict()[name], right[name], 1e-5)
+
+    start = _with_statistics(
+        attempt, nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 1, 1))
+    ).eval()
+    net, twin = copy.deepcopy(start), copy.deepcopy(start)
+    images = [attempt.normal(4, 2, 5, 5, dtype=torch.float32) * (1 + i) for i in range(3)]
+    update_bn(images, twin)
+    attempt.call("a convolutional network, three batches of four images", net, images)
+    found, right = net[1].state_dict(), twin[1].state_dict()
+    moved = measured(reset=False, momentum=net[1].momentum, given=images)
+    statistics = ["running_mean", "running_var"]
+    forgotten = [_state(start[1]), {n: moved[f"1.{n}"] for n in statistics}]
+    attempt.require(not any(_close(found, f, statistics) for f in forgotten), "one class only")
+    for name in statistics:
+        attempt.same(found[name], right[name], 1e-5)
 
 
 # ---------------------------------------------------------------------------- 18.5
@@ -392,7 +435,8 @@ def _variance_within(t: float) -> float:
         "uniform": "Every number between the ends is equally likely in your draw. The middle of a "
         "normal is higher in the middle.",
         "other threshold": "At t = 1 all is well, at t = 0.02 most numbers lie outside: compare "
-        "|z| with t itself, not with its square or its root.",
+        "|z| with t itself, not with its square or its root. Or do you stop after a fixed number "
+        "of redraws? Go on until no number lies outside.",
         "another law": "All coordinates lie inside, but not with the law of a normal number given "
         "that it lies inside.",
         "noise of its own": "Your draw does not depend on the generator that it was given, or not "

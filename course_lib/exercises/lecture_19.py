@@ -242,7 +242,7 @@ def effective_draws(attempt: Attempt) -> None:
         ("log weights around -1500", 3 * attempt.normal(2, 20) - 1500, 1e-6),
         ("one image, four equal draws, float32", equal, 1e-5),
     ):
-        attempt.each(where, (w,), right, (draws, gaps), tolerance=tolerance)
+        attempt.each(where, (w,), right, (draws, gaps), tolerance=tolerance, finer=True)
 
 
 # ---------------------------------------------------------------------------- 19.4
@@ -375,7 +375,8 @@ def streamed_bound(attempt: Attempt) -> None:
     where = "images at -2000, -900, -5 and 0"
     attempt.value(where, (apart,), right, mistakes=mistakes)
     single = [c[:, :1].float() for c in chunks]
-    attempt.value("one image, float32", (single,), right, tolerance=1e-5, mistakes=mistakes)
+    where = "one image, float32"
+    attempt.value(where, (single,), right, tolerance=1e-5, mistakes=mistakes, finer=True)
 
 
 # ---------------------------------------------------------------------------- 19.6
@@ -448,4 +449,4 @@ def jackknifed_bound(attempt: Attempt) -> None:
     many = (2 * attempt.normal(150, 2),)
     attempt.value("150 draws", many, right, mistakes=mistakes)
     single = (log_w.float(),)
-    attempt.value("float32", single, right, tolerance=1e-4, mistakes=mistakes)
+    attempt.value("float32", single, right, tolerance=1e-4, mistakes=mistakes, finer=True)

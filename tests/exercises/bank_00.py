@@ -230,7 +230,6 @@ def decoder_without_dense(latent, channels, size):
     return nn.Sequential(
         nn.Unflatten(1, (latent, 1, 1)),
         nn.ConvTranspose2d(latent, channels, size),
-        nn.BatchNorm2d(channels),
         nn.ReLU(),
         nn.ConvTranspose2d(channels, 1, 2, 2),
         nn.Tanh(),
@@ -429,6 +428,9 @@ BANK = {
             "mean over pixels": loss_variant(error=lambda a, b: ((a - b) ** 2).mean((1, 2, 3))),
             "mean over latents": loss_variant(
                 kl=lambda m, v: -0.5 * (1 + v - m**2 - v.exp()).mean(1)
+            ),
+            "both averaged": loss_variant(
+                error=F.mse_loss, kl=lambda m, v: -0.5 * (1 + v - m**2 - v.exp()).mean()
             ),
             "summed over the batch": loss_variant(total=lambda e, k, b: (e + b * k).sum()),
             "half of the error": loss_variant(total=lambda e, k, b: (0.5 * e + b * k).mean()),

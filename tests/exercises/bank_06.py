@@ -318,6 +318,10 @@ def batch_stretched(pixels):
     return 2 * (x - x.min()) / (x.max() - x.min()) - 1
 
 
+def batch_by_numpy(pixels):
+    return torch.from_numpy(pixels.numpy().transpose(0, 3, 1, 2).astype("float32") / 127.5 - 1)
+
+
 def batch_standardised(pixels):
     x = pixels.permute(0, 3, 1, 2).float() / 255
     return (x - x.mean()) / x.std()
@@ -639,6 +643,7 @@ BANK = {
             "standardised": batch_standardised,
             "inverted": lambda u: 1 - u.permute(0, 3, 1, 2).float() / 127.5,
             "wrong dtype": lambda u: u.permute(0, 3, 1, 2).double() / 127.5 - 1,
+            "wrong device": batch_by_numpy,
         },
     ),
     "sample_images": Answers(

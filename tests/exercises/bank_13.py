@@ -510,6 +510,10 @@ BANK = {
             "sigmoid twice": step_with(logits=torch.sigmoid),
             "mean over pixels": step_with(score=F.binary_cross_entropy_with_logits),
             "KL averaged": step_with(kl=lambda mu, log_var: rate_of(mu, log_var).mean()),
+            "both averaged": step_with(
+                score=F.binary_cross_entropy_with_logits,
+                kl=lambda mu, log_var: rate_of(mu, log_var).mean(),
+            ),
             "summed over the batch": step_with(
                 score=lambda a, x: F.binary_cross_entropy_with_logits(a, x, reduction="sum"),
                 kl=lambda m, v: rate_of(m, v).sum(),

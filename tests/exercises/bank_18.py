@@ -207,12 +207,16 @@ def recalibrate_by_momentum(network, batches):
     network.train(before)
 
 
+def _mean_and_var(x):
+    channels = x.transpose(0, 1).flatten(1)
+    return channels.mean(1), channels.var(1)
+
+
 @torch.no_grad()
 def recalibrate_by_hooks(network, batches):
     seen = {m: [] for m in _norms(network)}
     handles = [
-        m.register_forward_pre_hook(lambda m, x: seen[m].append((x[0].mean(0), x[0].var(0))))
-        for m in seen
+        m.register_forward_pre_hook(lambda m, x: seen[m].append(_mean_and_var(x[0]))) for m in seen
     ]
     twin_mode = network.training
     network.train()
@@ -250,11 +254,18 @@ def recalibrate_with(
     return answer
 
 
-@torch.no_grad()
 def recalibrate_children(network, batches):
     """It finds the norms that are no deeper than the network's own children."""
+    _recalibrate(network, batches, [m for m in network.children() if m in _norms(network)])
+
+
+def recalibrate_one_class(network, batches):
+    _recalibrate(network, batches, [m for m in network.modules() if isinstance(m, nn.BatchNorm1d)])
+
+
+@torch.no_grad()
+def _recalibrate(network, batches, norms):
     before = network.training
-    norms = [m for m in network.children() if isinstance(m, nn.BatchNorm1d)]
     momenta = [m.momentum for m in norms]
     for m in norms:
         m.reset_running_stats()
@@ -477,6 +488,9 @@ BANK = {
             "channels mixed": share_of(lambda x: x.var((0, 1)).mean()),
             "capped": lambda real, fake: share_direct(real, fake).clamp(max=1),
             "of the mean image": share_of(lambda x: x.mean(0).var()),
+            "a small number added": lambda real, fake: (
+                fake.var(0).mean() / (real.var(0).mean() + 1e-8)
+            ),
         },
     ),
     "ema_with_buffers": Answers(
@@ -513,6 +527,7 @@ BANK = {
             "as in training": recalibrate_with(reset=None, momentum="as it is"),
             "last batch only": recalibrate_with(momentum=1.0),
             "outermost only": recalibrate_children,
+            "one class only": recalibrate_one_class,
             "settings changed": lambda net, batches: recalibrate_with()(
                 net.requires_grad_(False), batches
             ),

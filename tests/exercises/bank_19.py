@@ -294,6 +294,7 @@ BANK = {
             "softmax": draws_by_softmax,
             "logarithms": draws_in_logarithms,
             "loop": draws_loop,
+            "more precisely": lambda w: draws_by_softmax(w.double()),
         },
         wrong={
             # pyprob/pyprob issue 36: effective sample size of weights that are not normalised
@@ -332,6 +333,7 @@ BANK = {
             "at once": streamed_at_once,
             "draw by draw": streamed_logaddexp,
             "sums of chunks": streamed_bounds,
+            "more precisely": lambda chunks: streamed_at_once([c.double() for c in chunks]),
         },
         wrong={
             "logarithm of log weights": lambda chunks: torch.cat(chunks).mean(0).log(),
@@ -358,6 +360,7 @@ BANK = {
             "loop": jackknife_loop,
             "masked": jackknife_masked,
             "from both ends": jackknife_from_both_ends,
+            "more precisely": lambda w: jackknife_masked(w.double()),
         },
         wrong={
             "logarithm of log weights": lambda w: w.mean(0).log(),

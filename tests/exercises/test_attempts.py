@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 import sys
 import threading
 import time
@@ -184,6 +185,77 @@ def test_answers_that_look_at_values_are_not_said_to_be_of_the_cpu():
     assert hint(lambda x: x + x * (ones if x.shape == (3, 2) else 1)) == "wrong device"
 
 
+W = torch.eye(3)
+ON_THE_CPU = {
+    "matmul": lambda x: x @ W,
+    "einsum": lambda x: torch.einsum("ij,jk->ik", x, W),
+    "bmm": lambda x: torch.bmm(x[None], W[None])[0],
+    "conv": lambda x: torch.conv2d(x[None, None], W[None, None])[0, 0],
+    "transposed conv": lambda x: torch.conv_transpose2d(x[None, None], W[None, None])[0, 0],
+    "linear": lambda x: torch.nn.functional.linear(x, W),
+    "cdist": lambda x: torch.cdist(x, W),
+    "tensordot": lambda x: torch.tensordot(x, W, 1),
+    "gather": lambda x: x.gather(0, torch.zeros(1, 3, dtype=torch.int64)),
+    "stack": lambda x: torch.stack([x, W]),
+    "without a graph": lambda x: torch.inference_mode()(torch.matmul)(x, W),
+    "numpy": lambda x: torch.from_numpy(x.numpy() * 2),
+    "nothing of the input": lambda x: W,
+}
+ON_ANY_DEVICE = {
+    "moved": lambda x: x @ W.to(x),
+    "made there": lambda x: x * x.new_tensor([1.0, 2.0, 3.0]) + torch.zeros_like(x),
+    "index": lambda x: x[torch.tensor([2, 0])],
+    "written by index": lambda x: x.index_put((torch.tensor([0]),), x[1]),
+    "copied into": lambda x: torch.empty_like(x).copy_(W),
+    "a number": lambda x: x * torch.tensor(2.0),
+}
+
+
+@pytest.mark.parametrize("key", [*ON_THE_CPU, *ON_ANY_DEVICE])
+def test_whether_an_answer_works_on_a_gpu_does_not_depend_on_torch(key):
+    answer = {**ON_THE_CPU, **ON_ANY_DEVICE}[key]
+    stop = run(lambda a: a.any_device("a square", torch.ones(3, 3)), Attempt(answer))[0]
+    assert (stop and stop.hint) == ("wrong device" if key in ON_THE_CPU else None)
+
+
+@pytest.mark.parametrize("form", [torch.Tensor.half, torch.Tensor.double])
+def test_a_higher_precision_may_be_allowed_and_a_lower_one_not(form):
+    def value(attempt: Attempt) -> None:
+        attempt.value("ones", (torch.ones(2),), double, finer=True)
+
+    def each(attempt: Attempt) -> None:
+        attempt.each("ones", (torch.ones(2),), lambda x: (2 * x, 3 * x), finer=True)
+
+    for body, answer in (
+        (value, lambda x: form(2 * x)),
+        (each, lambda x: (2 * x, form(3 * x))),
+    ):
+        stop = run(body, Attempt(answer))[0]
+        assert (stop and stop.hint) == ("wrong dtype" if form(W).itemsize < 4 else None)
+    assert ended(lambda a: a.value("ones", (W,), double), lambda x: 2 * x.double()).hint
+
+
+def test_a_line_of_python_or_of_the_course_is_not_called_the_students():
+    def answer(x):
+        return statistics.mean([])
+
+    assert "return statistics.mean([])" in tried(answer).text
+
+
+def test_the_default_dtype_is_that_of_the_checks_and_comes_back():
+    def answer(x):
+        assert torch.get_default_dtype() == torch.float32
+        torch.set_default_dtype(torch.float16)
+        return 2 * x
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        run(lambda a: a.call("one", torch.ones(1)), Attempt(answer))
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_inputs_depend_on_the_seed_alone():
     one, again, other = Attempt(double, seed=0), Attempt(double, seed=0), Attempt(double, seed=1)
     x = one.normal(4)
@@ -196,6 +268,13 @@ def test_inputs_depend_on_the_seed_alone():
     [
         (1.0, 1.0, None),
         (torch.tensor(1.0), 1.0, None),
+        (1.0, 1, "wrong type"),
+        (np.float64(1.0), 1, "wrong type"),
+        (torch.tensor(1.0), 1, "wrong type"),
+        ((2.0, 1), (2, 1), "wrong type"),
+        (torch.tensor(1), 1, None),
+        (np.int64(1), 1, None),
+        (1.0, np.int64(1), None),
         (np.float64(1.0), 1.0, None),
         (True, 1.0, "wrong type"),
         ("one", 1.0, "wrong type"),
@@ -284,7 +363,7 @@ def test_a_mistake_of_counting_is_recognised_at_its_own_number_alone():
 
     assert ended(body, lambda n: n + 1, **{"one more": "One."}).hint == "one more"
     assert ended(body, lambda n: n + 2, **{"one more": "One."}).hint == "wrong value"
-    assert run(body, Attempt(float))[0] is None
+    assert run(body, Attempt(int))[0] is None
 
 
 def test_a_mistake_that_does_not_show_is_not_the_reason_of_an_imprecise_answer():
