@@ -24,6 +24,13 @@ def _require_same_shape(x: Tensor, other: Tensor, name: str) -> None:
         )
 
 
+def _floating(x: Tensor, like: Tensor) -> Tensor:
+    """x; whole or boolean numbers in the dtype of `like`, since sigma has no whole part to keep."""
+    if x.is_floating_point():
+        return x
+    return x.to(like.dtype if like.is_floating_point() else torch.get_default_dtype())
+
+
 def _require_unit_interval(x: Tensor) -> None:
     if x.numel() == 0:
         raise ValueError(f"x is empty, of shape {list(x.shape)}: pass at least one example.")
@@ -59,7 +66,7 @@ def bernoulli_log_likelihood(x: Tensor, logits: Tensor) -> Tensor:
     unnormalised score; only for x in {0, 1} is it a log-probability.
 
     Args:
-        x: [batch, ...] in [0, 1].
+        x: [batch, ...] in [0, 1]; whole or boolean numbers are taken in the dtype of logits.
         logits: the same shape.
 
     Returns:
@@ -72,7 +79,7 @@ def bernoulli_log_likelihood(x: Tensor, logits: Tensor) -> Tensor:
     Source: Kingma and Welling 2013, Appendix C.1.
     """
     _require_same_shape(x, logits, "logits")
-    x = _in_unit_interval(x)
+    x = _in_unit_interval(_floating(x, logits))
     return -binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
 
 
@@ -80,7 +87,8 @@ def gaussian_log_likelihood(x: Tensor, mean: Tensor, sigma: float | Tensor) -> T
     """log N(x; mean, sigma^2 I) in nats, with its constant: sigma is comparable across models.
 
     Args:
-        x, mean: [batch, ...] of one shape, any range.
+        x, mean: [batch, ...] of one shape, any range; x of whole numbers is taken in the dtype of
+            mean.
         sigma: positive standard deviation, a number or a tensor that broadcasts to x.
 
     Returns:
@@ -92,6 +100,7 @@ def gaussian_log_likelihood(x: Tensor, mean: Tensor, sigma: float | Tensor) -> T
     Source: Kingma and Welling 2013, Appendix C.2.
     """
     _require_same_shape(x, mean, "mean")
+    x = _floating(x, mean)
     if not isinstance(sigma, Tensor) and not 0 < sigma < math.inf:
         raise ValueError(f"sigma must be a positive finite number, not {sigma}.")
     if not isinstance(sigma, Tensor):  # filled in on the device: a copy there would be waited for
@@ -152,7 +161,7 @@ class GaussianLikelihood(nn.Module):
         `bernoulli_log_likelihood`.
         """
         if self.bounded:
-            x = _in_unit_interval(x)
+            x = _in_unit_interval(_floating(x, decoded))
         return gaussian_log_likelihood(x, self.mean(decoded), self.sigma)
 
     def require_range(self, x: Tensor) -> None:

@@ -42,22 +42,28 @@ def full_float32(device: torch.device) -> Iterator[None]:
     """Convolutions and products of float32 with all their digits, on a GPU and in autocast too.
 
     There torch may round their inputs to the 11 binary digits of TF32 ("CUDA semantics" in its
-    notes), and a score should not depend on the device.
+    notes), and a score should not depend on the device. On leaving, every setting is as it was;
+    one that was inherited still follows the one above it.
     """
     backends = torch.backends
     places, switch, exact = (backends.cudnn, backends.cuda.matmul), "allow_tf32", False
     if hasattr(backends, "fp32_precision"):  # torch 2.9: the old name fails once this one is used
-        places = (backends.cudnn.conv, backends.cuda.matmul)
+        # From the top of the hierarchy down: what still differs below an exact parent was set there
+        # by itself, so writing it back restores it. An inherited value would come back as a set
+        # one, and a later change of the parent would no longer reach it.
+        places = (backends, backends.cudnn, backends.cudnn.conv, backends.cuda.matmul)
         switch, exact = "fp32_precision", "ieee"
-    places = places if device.type == "cuda" else ()
-    before = [getattr(place, switch) for place in places]
+    before = []
     try:
-        for place in places:
-            setattr(place, switch, exact)
+        for place in places if device.type == "cuda" else ():
+            setting = getattr(place, switch)
+            if setting != exact:
+                before.append((place, setting))
+                setattr(place, switch, exact)
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        for place, setting in zip(places, before, strict=True):
+        for place, setting in reversed(before):
             setattr(place, switch, setting)
 
 

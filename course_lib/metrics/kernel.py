@@ -52,9 +52,7 @@ def kernel_distance(
         )
     generator = torch.Generator().manual_seed(inputs.whole(seed, "seed", 0, 2**63 - 1))
     draws = [
-        tuple(
-            torch.randperm(len(s), generator=generator)[:subset_size].to(x.device) for s in (x, y)
-        )
+        tuple(_draw(len(s), subset_size, generator).to(x.device) for s in (x, y))
         for _ in range(n_subsets)
     ]
     if (len(x) + len(y)) ** 2 <= 4 * n_subsets * subset_size**2:
@@ -69,6 +67,12 @@ def kernel_distance(
             "of ordinary size; divide them by a constant."
         )
     return mean, deviation
+
+
+def _draw(n: int, size: int, generator: torch.Generator) -> Tensor:
+    """Numbers of `size` different rows of n, `[size]` int64."""
+    # A view would keep the whole permutation alive, and there are two for each subset.
+    return torch.randperm(n, generator=generator)[:size].clone()
 
 
 def _factor(x: Tensor) -> Tensor:

@@ -108,7 +108,11 @@ def _row_blocks(rows: int, columns: int) -> list[slice]:
 
 def _single_precision(device: torch.device) -> bool:
     """Whether products of float32 are as exact as their type; on a GPU that is a setting."""
-    return device.type == "cpu" or torch.get_float32_matmul_precision() == "highest"
+    if device.type == "cpu":
+        return True
+    if hasattr(torch.backends, "fp32_precision"):  # once it is used, torch refuses the older name
+        return torch.backends.cuda.matmul.fp32_precision != "tf32"
+    return torch.get_float32_matmul_precision() == "highest"
 
 
 class _Points:
@@ -219,8 +223,24 @@ def _radii(points: _Points, k: int) -> Tensor:
         todo = todo[_settle(points, k, todo, values.double(), indices, torch.float32, radii)]
     if len(todo):
         values, indices = _nearest_doubly(points, todo, count)
-        _settle(points, k, todo, values, indices, torch.float64, radii)
+        todo = todo[_settle(points, k, todo, values, indices, torch.float64, radii)]
+    if len(todo):  # a row so far away that beside it products of the others have no digit left
+        radii[todo] = _radii_by_differences(points, k, todo, count)
     return radii
+
+
+def _radii_by_differences(points: _Points, k: int, todo: Tensor, count: int) -> Tensor:
+    """Radii of the rows `todo` without any product: slower, but with no error to bound."""
+    # Not about the centre, where the digits of the others would be gone.
+    x, found = double(points.x) * points.scale, []
+    for rows in todo.split(max(1, ENTRIES // len(x))):
+        distances = torch.cdist(x[rows], x, compute_mode="donot_use_mm_for_euclid_dist")
+        distances.scatter_(1, rows[:, None], math.inf)
+        near = distances.topk(count, largest=False).indices
+        owners = rows[:, None].expand_as(near)
+        exact = _exact(points, points, owners.flatten(), near.flatten()).view_as(near)
+        found.append(exact.sort(1).values[:, k - 1])
+    return torch.cat(found)
 
 
 def _nearest_doubly(points: _Points, todo: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -301,6 +321,6 @@ def _settle(
     owners = open_[:, None].expand_as(near)
     exact = _exact(points, points, owners.flatten(), near.flatten()).view_as(near)
     radii[open_] = exact.sort(1).values[:, k - 1]
-    # Those that were not fetched are at least this far away.
-    beyond = values[:, -1] - error
+    # Those that were not fetched are at least this far away, and nothing is nearer than 0.
+    beyond = (values[:, -1] - error).clamp(min=0)
     return unclear & (radii[rows] > beyond) & (indices.shape[1] < len(points.x) - 1)

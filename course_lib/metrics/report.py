@@ -55,7 +55,7 @@ class Report(NamedTuple):
     notes: list[str]
 
     def __str__(self) -> str:
-        head = ["measure", "value", "95 % interval", "", "n real", "n fake", "features"]
+        head = ["measure", "value", "interval", "", "n real", "n fake", "features"]
         rows = [
             [
                 s.measure,
@@ -94,13 +94,21 @@ def report(
     seed: int = 0,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Every measure that two sets of features allow, with 95 % intervals by bootstrap.
+    """Every measure that two sets of features allow, with bootstrap intervals.
 
     The rows are shuffled first (the inception score depends on their order, and files often lie
     class by class). An interval is the score plus and minus 1.96 standard deviations over
-    resampled sets: it says how much the score would move with other samples of the same n. It does
-    not contain the bias at this n, which a bootstrap only doubles. Precision, recall, density and
-    coverage are resampled over the points that are counted, with all balls held fixed.
+    resampled sets: an estimate of how much the score would move with other samples of the same n.
+    It does not contain the bias at this n, which a bootstrap only doubles. It is no 95 % interval
+    everywhere. What follows was found with normal samples of 2 and 16 columns, n = 200 and 1,000:
+
+    - Fréchet and kernel distance: right within a tenth where the two laws differ clearly, but 1.4
+      to 1.9 times too wide where they agree, since resampling adds to a distance near 0.
+    - Precision, recall, density and coverage are resampled over the points that are counted, with
+      all balls held fixed, so what other balls would change is left out. The intervals are 0.4 to
+      0.9 times as wide as 95 % intervals and hold the mean score at this n in 59 to 92 cases of
+      100; where nearly every fake point counts (fakes of half the spread), that of precision is 0.2
+      times as wide and holds it in 8.
 
     Args:
         real, fake: features `[n, d]` and `[m, d]`.
@@ -200,9 +208,14 @@ def report(
         value = float(values.mean())
         ends = interval(value, lambda v=values: float(v[draw(len(v))].mean()), 0.0, most)
         scores.append(Score(name, value, *ends, "higher is better"))
-    notes.append(f"Precision, recall, density, coverage: {k} neighbours, balls held fixed.")
+    notes.append(f"Precision, recall, density, coverage: {k} neighbours.")
     if resamples:
-        notes.append(f"Intervals: ±1.96 standard deviations over {resamples} bootstrap resamples.")
+        notes += [
+            f"Intervals: ±1.96 standard deviations over {resamples} bootstrap resamples.",
+            "Those of precision, recall, density and coverage hold the balls fixed: narrower than "
+            "95 % intervals, often half as wide.",
+            "Those of the distances are up to twice too wide where the two laws nearly agree.",
+        ]
     return Report(scores, features, len(x), len(y), resamples, notes)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch import distributions as td
+from torch.nn.functional import logsigmoid
 
 LOG_2PI = math.log(2.0 * math.pi)
 SMALLEST_UNIFORM = 2.0**-54  # half a step of torch.rand in float64: keeps inverse CDFs finite
@@ -151,11 +152,20 @@ class OneDimensional(Distribution):
         return torch.where(x.isnan(), x, torch.where(inside, density, -math.inf))
 
     def cdf(self, x: Tensor) -> Tensor:
-        """P(X <= x), in [0, 1], shape of x."""
+        """P(X <= x), in [0, 1], shape of x.
+
+        The laws that this module names keep their digits in the lower tail, however small the
+        probability; that of any other `torch.distributions` object is what torch makes of it, often
+        a difference from 1 with an absolute error of 1e-16.
+        """
         return self._evaluate(lambda x: self.distribution.cdf(x).clamp(0.0, 1.0), x)
 
     def icdf(self, u: Tensor) -> Tensor:
         """The number x with P(X <= x) = u, shape of u.
+
+        For the normal, Laplace and Cauchy laws torch forms u - 1/2, which rounds u by 1e-16: below
+        that it gives -inf, or (Cauchy) a number of the order 1e16. The uniform, exponential and
+        logistic laws use u with all its digits.
 
         Raises:
             ValueError: some u lies outside [0, 1].
@@ -166,6 +176,61 @@ class OneDimensional(Distribution):
         return self._evaluate(self.distribution.icdf, u)
 
 
+# torch's CDFs subtract from 1 or 1/2, which leaves no digit of a probability below 1e-16. Its
+# formulas stay where they lose none, so that only the tails have other numbers than torch's.
+TAIL = -1.0  # in standard deviations or scales from the middle
+
+
+class _Normal(td.Normal):
+    def cdf(self, value: Tensor) -> Tensor:
+        z = (value - self.loc) / self.scale
+        return torch.where(z < TAIL, _normal_tail(z), super().cdf(value))
+
+
+class _Exponential(td.Exponential):
+    def cdf(self, value: Tensor) -> Tensor:
+        x = self.rate * value
+        return torch.where(x < 0.1, -torch.expm1(-x), super().cdf(value))
+
+
+class _Laplace(td.Laplace):
+    def cdf(self, value: Tensor) -> Tensor:
+        z = (value - self.loc) / self.scale
+        return torch.where(z < TAIL, 0.5 * z.clamp(max=0.0).exp(), super().cdf(value))
+
+
+class _Cauchy(td.Cauchy):
+    def cdf(self, value: Tensor) -> Tensor:
+        z = (value - self.loc) / self.scale
+        tail = torch.atan2(torch.ones_like(z), -z) / math.pi
+        return torch.where(z < TAIL, tail, super().cdf(value))
+
+
+class _Logistic(td.TransformedDistribution):
+    # torch keeps u in [2e-308, 1 - 2e-16] here, and its softplus drops exp(-20).
+    def __init__(self, mean: Tensor, scale: Tensor, validate_args: bool) -> None:
+        unit = td.Uniform(torch.zeros_like(mean), torch.ones_like(mean), validate_args)
+        steps = [td.SigmoidTransform().inv, td.AffineTransform(mean, scale)]
+        super().__init__(unit, steps, validate_args)
+        self.loc, self.scale = mean, scale
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        z = (value - self.loc) / self.scale
+        far = logsigmoid(z) + logsigmoid(-z) - self.scale.log()
+        return torch.where(z.abs() > 20.0, far, super().log_prob(value))
+
+    def cdf(self, value: Tensor) -> Tensor:
+        return torch.sigmoid((value - self.loc) / self.scale)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        return self.loc + self.scale * (value.log() - torch.log1p(-value))
+
+
+def _normal_tail(z: Tensor) -> Tensor:
+    """P(Z <= z) for a standard normal Z, right in the lower tail."""
+    return 0.5 * torch.erfc(z / -math.sqrt(2.0))
+
+
 def _wrap(kind: Callable[..., td.Distribution], name: str, *parameters: float) -> OneDimensional:
     tensors = [torch.tensor(p, dtype=torch.float64) for p in parameters]
     text = f"{name}({', '.join(f'{p:g}' for p in parameters)})"
@@ -174,7 +239,7 @@ def _wrap(kind: Callable[..., td.Distribution], name: str, *parameters: float) -
 
 def normal(mean: float = 0.0, std: float = 1.0) -> OneDimensional:
     """N(mean, std²) on the line. Raises: ValueError if std <= 0 or a number is not finite."""
-    return _wrap(td.Normal, "normal", _finite(mean, "mean"), _positive(std, "std"))
+    return _wrap(_Normal, "normal", _finite(mean, "mean"), _positive(std, "std"))
 
 
 def uniform(low: float, high: float) -> OneDimensional:
@@ -187,23 +252,17 @@ def uniform(low: float, high: float) -> OneDimensional:
 
 def exponential(rate: float) -> OneDimensional:
     """Density rate·exp(-rate·x) on x >= 0, mean 1/rate. Raises: ValueError if rate <= 0."""
-    return _wrap(td.Exponential, "exponential", _positive(rate, "rate"))
+    return _wrap(_Exponential, "exponential", _positive(rate, "rate"))
 
 
 def laplace(mean: float, scale: float) -> OneDimensional:
     """Density exp(-|x - mean|/scale)/(2·scale). Raises: ValueError if scale <= 0."""
-    return _wrap(td.Laplace, "laplace", _finite(mean, "mean"), _positive(scale, "scale"))
+    return _wrap(_Laplace, "laplace", _finite(mean, "mean"), _positive(scale, "scale"))
 
 
 def logistic(mean: float, scale: float) -> OneDimensional:
     """The law whose CDF is sigmoid((x - mean)/scale). Raises: ValueError if scale <= 0."""
-
-    def build(mean: Tensor, scale: Tensor, validate_args: bool) -> td.Distribution:
-        unit = td.Uniform(torch.zeros_like(mean), torch.ones_like(mean), validate_args)
-        steps = [td.SigmoidTransform().inv, td.AffineTransform(mean, scale)]
-        return td.TransformedDistribution(unit, steps, validate_args)
-
-    return _wrap(build, "logistic", _finite(mean, "mean"), _positive(scale, "scale"))
+    return _wrap(_Logistic, "logistic", _finite(mean, "mean"), _positive(scale, "scale"))
 
 
 def cauchy(mean: float, scale: float) -> OneDimensional:
@@ -211,7 +270,7 @@ def cauchy(mean: float, scale: float) -> OneDimensional:
 
     Raises: ValueError if scale <= 0.
     """
-    return _wrap(td.Cauchy, "cauchy", _finite(mean, "mean"), _positive(scale, "scale"))
+    return _wrap(_Cauchy, "cauchy", _finite(mean, "mean"), _positive(scale, "scale"))
 
 
 class GaussianMixture(Distribution):
@@ -304,7 +363,8 @@ class GaussianMixture(Distribution):
 
         def compute(x: Tensor) -> Tensor:
             means, stds = self._means.to(x.device), self._stds.to(x.device)
-            below = torch.special.ndtr((x[..., None] - means) / stds)
+            z = (x[..., None] - means) / stds
+            below = torch.where(z < TAIL, _normal_tail(z), torch.special.ndtr(z))
             return (self._weights.to(x.device) * below).sum(-1)
 
         return self._evaluate(compute, x)
@@ -345,8 +405,9 @@ class CurveWithNoise(Distribution):
     """A point on a curve in the plane plus N(0, std² I).
 
     The density is the line integral of the Gaussian along the curve, taken with composite
-    Gauss-Legendre quadrature: 16 nodes for every 2·std of curve. Its relative error is below 1e-8
-    within 6·std of the curve and below 1e-5 within 12·std, where the density is about exp(-72).
+    Gauss-Legendre quadrature: 16 nodes for every 2·std of curve, and more towards s = 0 where the
+    density of s is singular there. Its relative error is below 1e-8 within 6·std of the curve and
+    below 1e-5 within 12·std, where the density is about exp(-72).
 
     Args:
         arcs: functions that map positions s `[m]` in [0, 1] to points `[m, 2]`, each smooth and
@@ -380,8 +441,17 @@ class CurveWithNoise(Distribution):
         panels = math.ceil(length / (2.0 * self.std))
         x, w = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(16))
         s = ((torch.arange(panels)[:, None] + 0.5 + 0.5 * x) / panels).flatten()
+        widths = (0.5 * w / panels).repeat(panels)
+        exponent = power if power > 1 else 1.0 / power
+        if abs(exponent - round(exponent)) > 1e-9:
+            # A power of s that is not whole: beside its singularity no polynomial follows it, so
+            # the first panel becomes many, each 4 times as long as the one before.
+            ends = torch.cat([torch.zeros(1), 4.0 ** torch.arange(-24.0, 1.0)]).double() / panels
+            graded = ends[:-1, None] + 0.5 * ends.diff()[:, None] * (1.0 + x)
+            s = torch.cat([graded.flatten(), s[len(x) :]])
+            widths = torch.cat([(0.5 * ends.diff()[:, None] * w).flatten(), widths[len(x) :]])
         density = 1.0 if power > 1 else s ** (1.0 / power - 1.0) / power  # of s = u**power
-        weights = (0.5 * w / panels).repeat(panels) * density / len(self.arcs)
+        weights = widths * density / len(self.arcs)
         return over(s), weights.log()
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:

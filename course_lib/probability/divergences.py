@@ -350,20 +350,26 @@ def wasserstein_1_quadrature(
 
 
 def _square_root(cov: Tensor, name: str) -> Tensor:
+    """F `[d, d]` with FᵀF = cov; its rows are the principal axes, 0 where there is no spread."""
     values, vectors = torch.linalg.eigh(cov)
     if float(values[0]) < -1e-7 * float(values.abs().max()):
         raise ValueError(f"cov_{name} has a negative eigenvalue: it is not a covariance.")
-    return (vectors * values.clamp(min=0.0).sqrt()) @ vectors.T
+    # Rounding turns a zero eigenvalue into one of this size, whose square root is not small.
+    least = torch.finfo(values.dtype).eps * len(values) * values[-1]
+    values = torch.where(values > least, values, 0.0)
+    return values.sqrt()[:, None] * vectors.T
 
 
 def wasserstein_2_gaussians(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
     """W2 (the distance, not its square) of two Gaussians, in the units of x, never negative.
 
     W2² = |mean_a - mean_b|² + tr(A + B - 2 (A^½ B A^½)^½), the formula behind the FID. The trace
-    is computed as min over rotations R of |A^½ - B^½ R|², which is the same number without its
-    cancellation: equal Gaussians give about 1e-16 of their spread, not 1e-8.
+    is computed as min over rotations R of |F - R G|² with FᵀF = A and GᵀG = B, which is the same
+    number without its cancellation: equal Gaussians give about 1e-15 of their spread, not 1e-8
+    (1e-11 where eigenvalues of 1e-13 of the largest come in between).
 
-    Means `[d]`, covariances `[d, d]`, symmetric, eigenvalues may be 0.
+    Means `[d]`, covariances `[d, d]`, symmetric, eigenvalues may be 0; those below d·2e-16 of the
+    largest, which rounding makes of a 0, are taken for 0.
 
     Raises:
         ValueError: wrong shapes, or a matrix that is not symmetric and positive semi-definite.
@@ -375,8 +381,8 @@ def wasserstein_2_gaussians(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b
     mean_b, cov_b = _gaussian(mean_b, cov_b, "b")
     _require_same_length(mean_a, mean_b)
     root_a, root_b = _square_root(cov_a, "a"), _square_root(cov_b, "b")
-    left, _, right = torch.linalg.svd(root_b @ root_a)
-    spread = (root_a - root_b @ (left @ right)).square().sum()
+    left, _, right = torch.linalg.svd(root_a @ root_b.T)
+    spread = (root_a - left @ right @ root_b).square().sum()
     return math.sqrt(float((mean_a - mean_b).square().sum() + spread))
 
 
@@ -385,7 +391,9 @@ def mmd_squared(a: Tensor, b: Tensor, bandwidth: float | None = None) -> Estimat
 
     It may be negative; its expectation is 0 if and only if the two laws are equal. The standard
     error is the jackknife's, minus the part of the variance that the jackknife counts twice (pairs
-    of points). For equal laws it is up to a third too large, for different ones it is right.
+    of points). For equal laws it is up to a third too large (root mean square over many samples)
+    from about 10 rows a side on, and with fewer on one side up to three quarters (4 rows) or a half
+    (6 rows); for different laws it is right.
 
     Args:
         a, b: `[n, d]` and `[m, d]`, n, m >= 4, at most 10,000 together (memory grows as (n+m)²).

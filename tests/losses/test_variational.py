@@ -46,6 +46,32 @@ def test_log_likelihoods_equal_torch_distributions(seed, sigma):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+@pytest.mark.parametrize(
+    "likelihood",
+    [
+        losses.BernoulliLikelihood(),
+        losses.GaussianLikelihood(0.1),
+        losses.GaussianLikelihood(1.5, bounded=False),
+        losses.LearnedGaussianLikelihood(0.3),
+    ],
+)
+def test_whole_numbers_are_taken_in_the_precision_of_the_decoder(likelihood, dtype):
+    """A sigma of 0.1 must not become a whole number, which is 0, with the pixels."""
+    x, out = inference()
+    x = (x > 0.5).to(dtype)
+    for decoded in (out.decoded, out.decoded.float()):
+        found = likelihood.log_prob(x, decoded)
+        assert found.dtype == decoded.dtype
+        assert torch.equal(found, likelihood.log_prob(x.to(decoded.dtype), decoded))
+
+
+def test_pixels_up_to_255_are_still_refused_with_their_mend():
+    for likelihood in (losses.BernoulliLikelihood(), losses.GaussianLikelihood()):
+        with pytest.raises(ValueError, match="by 255"):
+            likelihood.log_prob(torch.tensor([[0, 255]], dtype=torch.uint8), torch.zeros(1, 2))
+
+
 def test_bernoulli_is_finite_at_huge_logits():
     logits = torch.tensor([[1e4, -1e4]], requires_grad=True)
     value = losses.bernoulli_log_likelihood(torch.tensor([[0.0, 0.0]]), logits)

@@ -392,6 +392,52 @@ def test_features_do_without_tf32_on_a_gpu_and_give_the_setting_back(setting):
     assert done.returncode == 0, done.stderr
 
 
+STILL_INHERITED = """
+import torch
+from course_lib.metrics.features import full_float32
+
+backends = torch.backends
+conv, matmul = backends.cudnn.conv, backends.cuda.matmul
+
+def use():
+    with full_float32(torch.device("cuda")):
+        assert conv.fp32_precision == matmul.fp32_precision == "ieee"
+
+def expect(*settings):
+    assert (conv.fp32_precision, matmul.fp32_precision) == settings, settings
+
+use()  # nothing was ever set
+for setting in ("ieee", "tf32"):
+    backends.fp32_precision = setting
+    expect(setting, setting)
+    use()
+    backends.fp32_precision = "none"
+    expect("tf32", "none")  # torch's own defaults
+backends.cudnn.fp32_precision = "tf32"
+use()
+backends.cudnn.fp32_precision = "ieee"
+expect("ieee", "ieee")
+backends.cudnn.fp32_precision = "none"
+matmul.fp32_precision = "tf32"
+use()
+backends.fp32_precision = "ieee"
+expect("ieee", "tf32")
+backends.fp32_precision = conv.fp32_precision = "tf32"
+use()
+backends.fp32_precision = "ieee"
+expect("tf32", "tf32")  # the same as the parent's, but set
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.backends, "fp32_precision"), reason="This torch has no settings to inherit."
+)
+def test_after_features_on_a_gpu_settings_still_follow_the_one_above():
+    """An inherited tf32 that was written back as a set one would ignore what is set later."""
+    done = subprocess.run([sys.executable, "-c", STILL_INHERITED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_autocast_around_the_features_changes_nothing(digits):
     network = load_features("digits")
     alone = network(digits.images[:50]).features

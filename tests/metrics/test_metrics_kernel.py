@@ -47,6 +47,13 @@ def test_a_subset_of_everything_is_the_definition(n, d, seed):
     assert spread <= 1e-9 * (1 + abs(expected))
 
 
+def test_a_draw_does_not_keep_the_whole_permutation_alive():
+    kept = kernel._draw(10_000, 7, torch.Generator().manual_seed(3))
+    assert kept.untyped_storage().nbytes() == 7 * 8
+    whole = torch.randperm(10_000, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(kept, whole[:7]), "the subsets are those that they always were"
+
+
 @pytest.mark.parametrize("entries", [7, 100, 2**20])
 def test_both_paths_and_every_block_size_agree(monkeypatch, entries):
     monkeypatch.setattr(kernel, "ENTRIES", entries)

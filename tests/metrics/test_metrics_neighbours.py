@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -101,6 +103,56 @@ def test_a_tight_cluster_far_away_is_told_apart():
     inside = by_neighbours(real, fake, 5)
     assert prdc(real, fake) == pytest.approx(inside, abs=1e-12)
     assert 0.1 < inside["precision"] < 1
+
+
+@pytest.mark.parametrize("far", [1e8, 1e10, 1e12])
+@pytest.mark.parametrize("entries", [500, 2**21])
+def test_one_row_very_far_away_leaves_the_scores_right(monkeypatch, far, entries):
+    """Beside it, products of the other rows have no digit left in double precision either."""
+    monkeypatch.setattr(neighbours, "ENTRIES", entries)
+    real, fake = draw(150, 6, 1), draw(120, 6, 2)
+    real[0] = far
+    assert prdc(real, fake) == pytest.approx(by_neighbours(real, fake, 5), abs=1e-12)
+    fake[7], real[0] = -far, 0.5
+    assert prdc(real, fake) == pytest.approx(by_neighbours(real, fake, 5), abs=1e-12)
+    shuffled = torch.randperm(150, generator=torch.Generator().manual_seed(3))
+    assert prdc(real[shuffled], fake) == pytest.approx(by_neighbours(real, fake, 5), abs=1e-12)
+
+
+def test_copies_of_one_row_are_settled_without_a_closer_look(monkeypatch):
+    monkeypatch.setattr(neighbours, "_radii_by_differences", None)
+    monkeypatch.setattr(neighbours, "_nearest_doubly", None)
+    assert prdc(draw(50, 3, 1), torch.ones(60, 3).double(), 3)["recall"] == 0.0
+
+
+SINGLE = """
+import torch
+from course_lib.metrics.neighbours import _single_precision
+
+cpu, gpu, backends = torch.device("cpu"), torch.device("cuda"), torch.backends
+look = lambda: _single_precision(gpu)
+assert look()
+torch.set_float32_matmul_precision("high")
+assert not look() and _single_precision(cpu)
+torch.set_float32_matmul_precision("highest")
+assert look()
+if hasattr(backends, "fp32_precision"):
+    backends.cuda.matmul.fp32_precision = "none"
+    assert look()
+    backends.fp32_precision = "tf32"
+    assert not look() and _single_precision(cpu)
+    backends.cuda.matmul.fp32_precision = "ieee"
+    assert look()
+    backends.fp32_precision = "ieee"
+    backends.cuda.matmul.fp32_precision = "tf32"
+    assert not look()
+"""
+
+
+def test_either_name_of_the_tf32_setting_is_understood():
+    """torch refuses to read the older name once the newer one was used; so in a process apart."""
+    done = subprocess.run([sys.executable, "-c", SINGLE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def by_neighbours(real, fake, k):

@@ -68,6 +68,28 @@ def test_intervals_cover_what_other_samples_would_give():
     assert min(held.values()) >= 33, held
 
 
+def test_intervals_are_as_far_from_95_percent_as_documented():
+    """Balls held fixed make some too narrow, a resampled distance near 0 makes the others wide."""
+    n, apart = 200, 120
+    pairs = [(draw(n, 2, 2 * i), draw(n, 2, 2 * i + 1)) for i in range(apart)]
+    found = [metrics.prdc(*pair) for pair in pairs]
+    for f, pair in zip(found, pairs, strict=True):
+        f["Fréchet distance"] = metrics.frechet_distance(*pair)
+        f["kernel distance"] = metrics.kernel_distance(*pair, n, 1)[0]
+    reports = [report(*pair, features="made", resamples=40) for pair in pairs[:10]]
+    for name in found[0]:
+        true = np.std([f[name] for f in found], ddof=1)
+        scores = [by_name(r)[name] for r in reports]
+        # Not `low` itself, which stops at the end of what a score can be.
+        halves = [max(s.high - s.value, s.value - s.low) for s in scores]
+        ratio = np.mean(halves) / 1.96 / true
+        low, high = (1.2, 2.2) if "distance" in name else (0.35, 0.9)
+        assert low < ratio < high, (name, ratio)
+    text = str(reports[0])
+    assert "95 % interval " not in text.splitlines()[0], "which it is not"
+    assert "narrower than 95 % intervals" in text and "too wide" in text
+
+
 def test_smallest_sets_have_intervals_too():
     """A resample of six rows holds one row alone, and no pair, once in 7,776 draws."""
     scores = by_name(report(draw(2, 2), draw(2, 2, 1), features="made", k=1, resamples=40))

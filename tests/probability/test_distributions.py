@@ -50,6 +50,53 @@ def test_one_dimensional_agrees_with_scipy(ours, theirs) -> None:
 
 
 @pytest.mark.parametrize("ours, theirs", ONE_DIMENSIONAL, ids=NAMES)
+def test_tails_keep_their_digits(ours, theirs) -> None:
+    """A probability of 1e-18 is not 0, however it is computed from 1 or 1/2."""
+    z = torch.cat([-torch.logspace(0, 2.8, 60, dtype=DOUBLE), torch.logspace(-20, -1, 60).double()])
+    for x in (z, 1e17 * z):
+        truth = theirs.cdf(x.numpy())
+        seen = truth > 1e-300
+        # The normal tail magnifies the rounding of x² / 2.
+        np.testing.assert_allclose(ours.cdf(x)[seen], truth[seen], rtol=1e-12)
+    far = torch.tensor([-25.0, -8.1, 8.9, 60.0], dtype=DOUBLE)
+    np.testing.assert_allclose(ours.log_prob(far), theirs.logpdf(far.numpy()), rtol=1e-14)
+
+
+def test_the_body_of_a_cdf_is_that_of_torch_to_the_bit() -> None:
+    """Lectures print rounding errors such as 5.6e-17, which other formulas would change."""
+    x = torch.linspace(-1.0, 9.0, 4001, dtype=DOUBLE)
+    for ours, theirs in (
+        (pr.normal(), torch.distributions.Normal(0.0, 1.0)),
+        (pr.laplace(0.0, 1.0), torch.distributions.Laplace(0.0, 1.0)),
+        (pr.cauchy(0.0, 1.0), torch.distributions.Cauchy(0.0, 1.0)),
+    ):
+        assert torch.equal(ours.cdf(x), theirs.cdf(x))
+    x = x[x >= 0.1]
+    assert torch.equal(pr.exponential(1.0).cdf(x), torch.distributions.Exponential(1.0).cdf(x))
+
+
+def test_a_mixture_keeps_the_digits_of_its_lower_tail() -> None:
+    x = torch.tensor([-20.0, -9.0, -1.0], dtype=DOUBLE)
+    truth = 0.5 * (stats.norm.cdf(x, -1, 0.5) + stats.norm.cdf(x, 2, 1.5))
+    np.testing.assert_allclose(
+        pr.GaussianMixture([-1.0, 2.0], [0.5, 1.5]).cdf(x), truth, rtol=1e-12
+    )
+
+
+def test_the_logistic_law_reaches_from_minus_to_plus_infinity() -> None:
+    law = pr.logistic(1.0, 2.0)
+    ends = torch.tensor([0.0, 1.0], dtype=DOUBLE)
+    assert law.icdf(ends).tolist() == [-math.inf, math.inf]
+    assert law.cdf(torch.tensor([-math.inf, math.inf])).tolist() == [0.0, 1.0]
+    small = torch.tensor([1e-300, 1e-20], dtype=DOUBLE)
+    np.testing.assert_allclose(law.icdf(small), 1 + 2 * np.log(small.numpy()), rtol=1e-14)
+    x = torch.tensor([-41.0, 43.0, 47.5, 60.0], dtype=DOUBLE)  # on both sides of softplus' edge
+    np.testing.assert_allclose(
+        law.log_prob(x), stats.logistic(1, 2).logpdf(x.numpy()), rtol=0, atol=1e-14
+    )
+
+
+@pytest.mark.parametrize("ours, theirs", ONE_DIMENSIONAL, ids=NAMES)
 def test_one_dimensional_samples(ours, theirs) -> None:
     x = ours.sample(20_000, generator(3))
     assert x.shape == (20_000,) and x.dtype == torch.float32
@@ -381,6 +428,26 @@ def test_the_density_on_a_curve_has_the_mass_one_for_any_power(power):
     points = torch.cartesian_prod(ticks, ticks - 1)
     mass = line.log_prob(points).exp().sum() * (ticks[1] - ticks[0]) ** 2
     assert mass.item() == pytest.approx(1.0, abs=1e-8)
+
+
+@pytest.mark.parametrize("power", [0.3, 0.7, 0.9, 1.1, 1.5])
+@pytest.mark.parametrize("std", [0.05, 0.5])
+def test_powers_that_are_not_whole_have_the_documented_accuracy(power, std):
+    """On a straight line s -> (2 s, 0); beyond its end s = 0 the singular part counts most."""
+    law = pr.CurveWithNoise([lambda s: torch.stack([2 * s, 0 * s], -1)], std, power)
+    ends = np.concatenate([[0.0], np.logspace(-15, -2, 60), np.linspace(0.02, 1.0, 80)])
+    for x in (-6 * std, -5 * std, 0.0, 3 * std):
+
+        def gaussian(u, x=x):
+            return math.exp((min(x, 0.0) ** 2 - (x - 2 * u**power) ** 2) / 2 / std**2)
+
+        parts = (
+            integrate.quad(gaussian, *e, epsabs=0, epsrel=1e-12)[0]
+            for e in itertools.pairwise(ends)
+        )
+        truth = math.log(sum(parts) / (2 * math.pi * std**2)) - min(x, 0.0) ** 2 / 2 / std**2
+        ours = float(law.log_prob(torch.tensor([x, 0.0], dtype=DOUBLE)))
+        assert ours == pytest.approx(truth, abs=1e-8), x
 
 
 @pytest.mark.parametrize("x", [-1.0, 1.0])

@@ -261,6 +261,17 @@ def test_wasserstein_2_known_values() -> None:
     assert pr.wasserstein_2_gaussians(*a, *b) >= float((a[0] - b[0]).norm())
 
 
+@pytest.mark.parametrize(("d", "rank"), [(3, 1), (5, 2), (100, 30)])
+def test_equal_singular_gaussians_are_at_distance_zero(d: int, rank: int) -> None:
+    """eigh makes 1e-17 of an eigenvalue 0, and the root of that is 1e-8."""
+    factor = torch.randn(d, rank, generator=generator(d), dtype=DOUBLE)
+    cov, mean = factor @ factor.T, torch.zeros(d)
+    assert pr.wasserstein_2_gaussians(mean, cov, mean, cov) < 1e-13 * float(cov.trace()) ** 0.5
+    # Twice the spread in all directions: the plane moves by as much as it was wide.
+    wider = pr.wasserstein_2_gaussians(mean, cov, mean, 4 * cov)
+    assert wider == pytest.approx(float(cov.trace()) ** 0.5, rel=1e-12)
+
+
 # --- MMD --------------------------------------------------------------------------------------
 
 
@@ -310,6 +321,16 @@ def test_mmd_is_unbiased_and_its_error_calibrated(shift: float) -> None:
     # Equal laws: the error may be too large by a third, as documented, never too small.
     assert 0.85 < np.sqrt((errors**2).mean()) / values.std() < (1.35 if shift == 0 else 1.15)
     assert np.mean(np.abs(values - truth) > 4 * errors) < 0.02
+
+
+@pytest.mark.parametrize(("rows", "low", "high"), [(4, 1.35, 1.75), (6, 1.25, 1.55)])
+def test_error_of_the_mmd_of_few_rows_is_as_far_too_large_as_documented(rows, low, high) -> None:
+    g, runs = generator(), []
+    for _ in range(1500):
+        a, b = (torch.randn(n, 2, generator=g, dtype=DOUBLE) for n in (rows, 30))
+        runs.append(pr.mmd_squared(a, b, 1.0))
+    values, errors = np.array(runs).T
+    assert low < np.sqrt((errors**2).mean()) / values.std() < high
 
 
 # --- refusals ---------------------------------------------------------------------------------
