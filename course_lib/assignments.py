@@ -216,9 +216,9 @@ def write_table(root: Path, write: bool = True) -> bool:
 
 
 def bundle(root: Path, name: str, folder: Path) -> Path:
-    """A zip of one students' notebook and a README, for those without nbgrader.
+    """A zip of one students' notebook and a README, for a class that does not use nbgrader.
 
-    The same sources give the same bytes.
+    The same sources give the same bytes. To make it takes nbgrader (extra ``grading``).
 
     Raises:
         ValueError: no set, or several, begin with that name.
@@ -228,7 +228,9 @@ def bundle(root: Path, name: str, folder: Path) -> Path:
         raise ValueError(f"Several sets begin with {name}: {', '.join(p.stem for p in paths)}.")
     stem = paths[0].stem
     content = {
-        f"{stem}/{stem}.ipynb": student_path(root, stem).read_text(encoding="utf-8"),
+        # From its source: whoever teaches may have written answers into notebooks/exercises.
+        f"{stem}/{stem}.ipynb": json.dumps(student_version(paths[0]), ensure_ascii=False, indent=1)
+        + "\n",
         f"{stem}/README.md": readme(root, paths[0]),
     }
     memory = io.BytesIO()

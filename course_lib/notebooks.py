@@ -682,13 +682,13 @@ def store(run: Run, root: Path, outputs: bool = True) -> None:
     if run.error:
         raise ValueError(f"{run.path.name} failed and is not stored: {run.error}")
     notebook = read_notebook(run.path)
-    if source_hash(notebook) != source_hash(run.notebook):
+    same_cells = len(_code(notebook)) == len(_code(run.notebook))  # the generated one may go, too
+    if not same_cells or source_hash(notebook) != source_hash(run.notebook):
         raise ValueError(
             f"its code was changed while {run.path.name} ran: run it again to store it"
         )
     if outputs:
-        both = zip(_own_code(notebook), _own_code(run.notebook), strict=True)
-        for cell, executed in both:
+        for cell, executed in zip(_code(notebook), _code(run.notebook), strict=True):
             cell["outputs"] = json.loads(json.dumps(executed["outputs"]))
             cell["execution_count"] = executed["execution_count"]
         notebook = clean(notebook)
@@ -707,7 +707,7 @@ def store(run: Run, root: Path, outputs: bool = True) -> None:
     write_notebook(run.path, fresh)
 
 
-def _own_code(notebook: dict[str, Any]) -> list[dict[str, Any]]:
+def _code(notebook: dict[str, Any]) -> list[dict[str, Any]]:
     return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
 
 

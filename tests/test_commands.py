@@ -1,10 +1,7 @@
 """Small commands of ``python -m course_lib`` that do what their help says."""
 
-import sys
 import zipfile
 from pathlib import Path
-
-import pytest
 
 from course_lib import __main__, assignments, notebooks
 
@@ -17,13 +14,16 @@ def test_the_list_of_exercises_takes_beginnings_of_names(root, capsys):
     assert "No exercises begin with zz" in capsys.readouterr().err
 
 
-def test_a_bundle_needs_no_nbgrader(root, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "nbgrader", None)  # as where it is not installed
-    assert __main__.main(["exercises", "bundle", "04", "--out", str(tmp_path)]) == 0
-    (made,) = tmp_path.iterdir()
+def test_a_bundle_holds_no_answer_of_the_teacher(root, tmp_path, monkeypatch, capsys):
+    """Who teaches tries the exercises in notebooks/exercises, too."""
+    tried = tmp_path / "tried.ipynb"
+    tried.write_text('{"cells": [{"source": "my answer"}]}')
+    monkeypatch.setattr(assignments, "student_path", lambda root, stem: tried)
+    assert __main__.main(["exercises", "bundle", "04", "--out", str(tmp_path / "out")]) == 0
+    (made,) = (tmp_path / "out").iterdir()
     with zipfile.ZipFile(made) as archive:
-        found = archive.read(f"{made.stem}/{made.stem}.ipynb")
-    assert found == assignments.student_path(root, made.stem).read_bytes()
+        found = archive.read(f"{made.stem}/{made.stem}.ipynb").decode()
+    assert "my answer" not in found and "raise NotImplementedError" in found
 
 
 def test_a_home_in_an_option_is_the_home(tmp_path, monkeypatch, capsys):
@@ -44,9 +44,3 @@ def test_files_of_the_system_are_no_thumbnails(root, tmp_path, monkeypatch):
     (folder / "99_gone.png").write_bytes(b"")
     assert notebooks.update_thumbnails(tmp_path) == [folder / "99_gone.png"]
     assert (folder / ".DS_Store").exists() and not (folder / "99_gone.png").exists()
-
-
-@pytest.mark.parametrize("name", ["badges", "exercises build"])
-def test_the_readme_says_what_a_fork_runs(root, name):
-    text = (root / "README.md").read_text(encoding="utf-8")
-    assert f"python -m course_lib {name}" in text

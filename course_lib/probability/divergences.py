@@ -365,8 +365,8 @@ def wasserstein_2_gaussians(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b
 
     W2² = |mean_a - mean_b|² + tr(A + B - 2 (A^½ B A^½)^½), the formula behind the FID. The trace
     is computed as min over rotations R of |F - R G|² with FᵀF = A and GᵀG = B, which is the same
-    number without its cancellation: equal Gaussians give about 1e-15 of their spread, not 1e-8
-    (1e-11 where eigenvalues of 1e-13 of the largest come in between).
+    number without its cancellation: equal Gaussians give less than 1e-13 of their spread, not
+    1e-8 (less than 1e-9 where an eigenvalue is nearly 0).
 
     Means `[d]`, covariances `[d, d]`, symmetric, eigenvalues may be 0; those below d·2e-16 of the
     largest, which rounding makes of a 0, are taken for 0.
@@ -391,9 +391,9 @@ def mmd_squared(a: Tensor, b: Tensor, bandwidth: float | None = None) -> Estimat
 
     It may be negative; its expectation is 0 if and only if the two laws are equal. The standard
     error is the jackknife's, minus the part of the variance that the jackknife counts twice (pairs
-    of points). For equal laws it is up to a third too large (root mean square over many samples)
-    from about 10 rows a side on, and with fewer on one side up to three quarters (4 rows) or a half
-    (6 rows); for different laws it is right.
+    of points). For equal laws it is too large (root mean square over many samples): by up to three
+    quarters with 4 rows on one side, a half with 6, two fifths with 10, a third from 50 on; for
+    different laws it is right.
 
     Args:
         a, b: `[n, d]` and `[m, d]`, n, m >= 4, at most 10,000 together (memory grows as (n+m)²).

@@ -127,9 +127,8 @@ def _descending(
         share = min(1.0, max(0.0, share))
         for name, rate in rates.items():
             group = state.optimizers[name].param_groups[0]
-            group["lr"] = (
-                rate * s["learning_rate_decay"] ** -state.step
-            )  # at last 0, never too large
+            # A negative power ends at 0, where a division by the positive one would overflow.
+            group["lr"] = rate * s["learning_rate_decay"] ** -state.step
             group["momentum"] = s["momentum"] + share * (s["final_momentum"] - s["momentum"])
         return step(state, x)
 

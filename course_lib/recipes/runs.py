@@ -3,7 +3,7 @@
     DIR/config.json     what was asked for, written before the first update
     DIR/checkpoint/     the latest state, complete at every moment
     DIR/samples/        a grid of samples every so often
-    DIR/log.json        seconds, sessions and warnings so far
+    DIR/log.json        seconds, sessions, warnings and memory so far
     DIR/tensorboard/    scalars, where tensorboard is installed
     DIR/final/          weights of a finished run, one file per module
     DIR/card.json       its result card
@@ -696,7 +696,8 @@ class Run:
     def _peak_memory(self) -> float | None:
         """The largest of all sessions; None where the system does not say."""
         now, before = peak_memory(self.device), self.log["peak_memory_mib"]
-        return before or None if now is None else max(now, before or 0.0)
+        known = [mib for mib in (now, before) if mib]
+        return max(known, default=None)
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """By file name, the state of every module that has one, averages included."""

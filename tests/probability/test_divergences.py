@@ -323,7 +323,19 @@ def test_mmd_is_unbiased_and_its_error_calibrated(shift: float) -> None:
     assert np.mean(np.abs(values - truth) > 4 * errors) < 0.02
 
 
-@pytest.mark.parametrize(("rows", "low", "high"), [(4, 1.35, 1.75), (6, 1.25, 1.55)])
+@pytest.mark.parametrize("small", [1e-10, 1e-13, 1e-15])
+def test_equal_gaussians_with_an_eigenvalue_near_zero_are_near(small: float) -> None:
+    for d in (6, 40):
+        axes = torch.linalg.qr(torch.randn(d, d, generator=generator(d), dtype=DOUBLE))[0]
+        values = torch.logspace(0, math.log10(small), d, dtype=DOUBLE)
+        cov, mean = (axes * values) @ axes.T, torch.zeros(d)
+        cov = (cov + cov.T) / 2
+        assert pr.wasserstein_2_gaussians(mean, cov, mean, cov) < 1e-9 * float(cov.trace()) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("rows", "low", "high"), [(4, 1.35, 1.75), (6, 1.25, 1.5), (10, 1.15, 1.4)]
+)
 def test_error_of_the_mmd_of_few_rows_is_as_far_too_large_as_documented(rows, low, high) -> None:
     g, runs = generator(), []
     for _ in range(1500):
